@@ -1,0 +1,1 @@
+"""Requests between nodes: messages, links and their limits."""

@@ -1,0 +1,1 @@
+"""KalamDB on one node: types, SQL, storage, query, change feed, edges. Never imports `cluster`."""

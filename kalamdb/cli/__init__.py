@@ -1,0 +1,1 @@
+"""`kalam`, the command line."""

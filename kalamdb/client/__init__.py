@@ -1,0 +1,1 @@
+"""The Python client: statements over HTTP and live queries over WebSocket."""

@@ -1,0 +1,1 @@
+"""The WebSocket edge: frames as data, and the connection that carries them."""

@@ -1,0 +1,1 @@
+"""Live queries: predicates, subscriptions and fan-out of change batches."""

@@ -1,0 +1,1 @@
+"""Background work under leases: expiry, trimming and other housekeeping."""

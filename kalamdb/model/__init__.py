@@ -1,0 +1,1 @@
+"""The nouns of the system as frozen data, and their versioned bytes; no I/O."""

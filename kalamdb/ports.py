@@ -1,0 +1,216 @@
+"""What one node asks of the others, as Protocols declared by their consumer.
+
+`kalamdb/` is everything that is true of one node; `cluster/` implements these seams. The pair `Log`
+/ `LogMachine` is the line between a replica of a group (effects, rows, sequencer) and the agreement
+beneath it (Raft, the shared log file): the log *pulls* entries when it can append one, so whatever
+queued while the last fsync ran goes into one entry (group commit).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from kalamdb.model.catalog import CatalogView
+from kalamdb.model.change import Change, ChangeBatch
+from kalamdb.model.command import Outcome
+from kalamdb.model.ids import GroupId, Partition, Seq
+from kalamdb.model.table import TableDef
+from kalamdb.model.work import RequestTag, Work
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """One committed entry, as handed to apply.
+
+    `term` is the term of the Raft entry that carried `payload`; a payload that names another term
+    is void. `payload` is empty for the log's own no-ops.
+    """
+
+    index: int
+    term: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedMark:
+    """How far a group's state has got: index and term of the last applied entry."""
+
+    index: int
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
+class LogStatus:
+    """What a group's log knows of itself; a plain record for /debug, metrics and system tables."""
+
+    group: int
+    node: int
+    role: str  # leader | follower | candidate
+    term: int
+    leader: int | None
+    commit_index: int
+    applied_index: int
+    first_index: int
+    last_index: int
+    voters: tuple[int, ...]
+
+
+class LogMachine(Protocol):
+    """The state machine above a group's log. All methods run on the event loop and must not raise.
+
+    Calls come in this order: `applied()` once at start; `lead` when this node leads in a term *and*
+    has applied its own no-op; `take` only between `lead` and `resign`, in the very tick in which
+    the entry is appended; `apply` for committed entries that are durable here, in index order,
+    several at a time.
+    """
+
+    def applied(self) -> AppliedMark: ...
+
+    def lead(self, term: int) -> None: ...
+
+    def resign(self, reason: str) -> None: ...
+
+    def take(self, term: int, size_max: int) -> bytes | None:
+        """The next entry to append in `term`, at most `size_max` bytes; None when nothing is
+        queued.
+        """
+        ...
+
+    def apply(self, entries: Sequence[LogEntry]) -> None:
+        """Put the entries' effects and the new mark in one batch; answers waiting writers
+        afterwards.
+        """
+        ...
+
+    def image(self, source: int) -> Awaitable[AppliedMark]:
+        """Replace this group's state by the one node `source` has (pulled snapshot, new
+        incarnation).
+
+        Resolves when the new state is in place and synced, with its mark.
+        """
+        ...
+
+
+class Log(Protocol):
+    """A group's log, as the replica above it sees it."""
+
+    def kick(self) -> None:
+        """There is something to `take`: run a cycle soon."""
+        ...
+
+    def read_index(self) -> Awaitable[int] | None:
+        """Confirm that this node leads now. None: confirmed at once (a sole voter, no wait needed).
+
+        Otherwise resolves with the index applied here by then; raises `Unavailable` when leadership
+        is lost. Rounds are shared by all callers of a tick.
+        """
+        ...
+
+    def status(self) -> LogStatus: ...
+
+
+class Snapshot(Protocol):
+    """What one group's partitions are at a Seq. Must be closed (a context manager); never outlives
+    a limit.
+
+    Rows come as stored bytes (`codec.decode_row`); deleted and expired rows are left out
+    everywhere.
+    """
+
+    group: GroupId
+    seq: Seq
+
+    def get(self, table: TableDef, partition: Partition, pk: bytes) -> bytes | None: ...
+
+    def scan(self, table: TableDef, partition: Partition) -> Iterator[tuple[bytes, bytes]]:
+        """(primary key bytes, row bytes) in key order."""
+        ...
+
+    def scan_by_seq(
+        self, table: TableDef, partition: Partition, after: Seq, *, newest_first: bool = False
+    ) -> Iterator[bytes]:
+        """Row bytes with seq > `after`, in seq order."""
+        ...
+
+    def changes(
+        self, table: TableDef, partition: Partition, after: Seq, upto: Seq
+    ) -> Iterator[Change]:
+        """Changes in (after, upto], in seq order. Raises CursorExpired (reason expired or ahead).
+        """
+        ...
+
+    def last_change(self, table: TableDef, partition: Partition) -> Seq:
+        """Seq of the newest change of the (table, partition) chain, 0 for none."""
+        ...
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Snapshot: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+
+class ChangeSink(Protocol):
+    """Where a group's machine sends its changes right after the batch is written (the feed's hub).
+
+    A *chain* is `keys.chain(table, partition)`; changes are only built for chains that are watched.
+    """
+
+    def watches(self, chain: bytes) -> bool: ...
+
+    def publish(self, batch: ChangeBatch) -> None: ...
+
+    def close_table(self, table: int) -> None:
+        """The table was dropped: end its subscriptions with TABLE_DROPPED."""
+        ...
+
+    def close_all(self, reason: str) -> None:
+        """Leadership was lost: end every stream; subscribers resume from their cursors."""
+        ...
+
+
+class Groups(Protocol):
+    """Target → the group's leader; what sessions and feeds use. `cluster/route.py` implements it.
+    """
+
+    @property
+    def catalog(self) -> CatalogView: ...
+
+    def write(
+        self, partition: Partition, work: Work, tag: RequestTag | None = None
+    ) -> Awaitable[Outcome]:
+        """Decided, replicated, applied on the leader. Raises the tree: refusals, Unavailable,
+        Indeterminate.
+        """
+        ...
+
+    def write_meta(self, work: Work, tag: RequestTag | None = None) -> Awaitable[Outcome]: ...
+
+    def write_everywhere(self, work: Work) -> Awaitable[None]:
+        """One piece of work through every data group (fences); raises the first failure."""
+        ...
+
+    def barrier(self, partition: Partition) -> Awaitable[object] | None:
+        """A linearizable read may start after this; None: at once. Raises Unavailable."""
+        ...
+
+    def get(self, table: TableDef, partition: Partition, pk: bytes) -> bytes | None:
+        """Point read of row bytes, after `barrier`. Raises SchemaChanged when the fence is newer.
+        """
+        ...
+
+    def snapshot(self, partition: Partition) -> Snapshot: ...
+
+
+class ObjectStore(Protocol):
+    """Object storage of one STORAGE (cold segments, files)."""
+
+    async def put_if_absent(self, key: str, data: bytes) -> None: ...
+
+    async def get(self, key: str) -> bytes: ...
+
+    def list(self, prefix: str) -> AsyncIterator[str]: ...
+
+    async def delete(self, key: str) -> None: ...

@@ -1,0 +1,1 @@
+"""One group on one node: store, machine and hub together, with its writer and reader."""

@@ -1,0 +1,1 @@
+"""Rows, indexes, catalog and change log of one node on disk; snapshots over them."""

@@ -1,0 +1,1 @@
+"""The tests. `python -m tests` is the quick gate; `python -m tests --help` tells the rest."""

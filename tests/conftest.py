@@ -1,0 +1,34 @@
+"""What every test shares: repeatable property tests and the seeds of the simulation.
+
+Keeps: a test run has no dice. Hypothesis derives its examples from the test itself, and a
+simulation test that asks for `sim_seed` runs once for each of the first `--sim-seeds` seeds.
+"""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "gate",
+    derandomize=True,
+    database=None,
+    # The gate shares two cores with type checker and linter: a slow example is no failure.
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("gate")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--sim-seeds",
+        type=int,
+        default=5,
+        help="how many seeds, from 0, a test that takes `sim_seed` runs with",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "sim_seed" in metafunc.fixturenames:
+        metafunc.parametrize("sim_seed", range(int(metafunc.config.getoption("sim_seeds") or 0)))
