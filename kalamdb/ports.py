@@ -201,6 +201,10 @@ class Groups(Protocol):
         """
         ...
 
+    def position(self, partition: Partition) -> Seq:
+        """The seq the partition's group has applied here: what a read just now is current to."""
+        ...
+
     def snapshot(self, partition: Partition) -> Snapshot: ...
 
 

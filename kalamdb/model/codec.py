@@ -12,12 +12,13 @@ so that a point read compares the seq without unpacking the row.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from kalamdb.model.change import Op, Row
-from kalamdb.model.command import Command, Entry, Outcome
+from kalamdb.model.command import Command, Effect, Entry, Outcome
 from kalamdb.model.ids import Seq
 
 ROW_VERSION = 1
@@ -34,6 +35,8 @@ _LAST_OF_TXN = 1
 pack = msgspec.msgpack.Encoder().encode
 unpack = msgspec.msgpack.Decoder().decode
 _unpack_row = msgspec.msgpack.Decoder(dict[int, Any]).decode
+_unpack_rows = msgspec.msgpack.Decoder(list[dict[int, Any]]).decode
+_ARRAY32 = struct.Struct(">BI")
 
 
 class UnknownVersion(ValueError):
@@ -61,6 +64,25 @@ def decode_row(raw: bytes) -> tuple[Seq, Row | None]:
     version, flags, seq = _ROW_HEAD.unpack_from(raw)
     _check(version, ROW_VERSION, "row")
     return Seq(seq), None if flags & TOMBSTONE else _unpack_row(memoryview(raw)[10:])
+
+
+def decode_rows(bodies: memoryview, lengths: Sequence[int]) -> tuple[list[int], list[Row]]:
+    """Seqs and rows of many stored rows, none a tombstone, that lie one after another in `bodies`.
+
+    One unpacking for all: several times cheaper than `decode_row` for each.
+    """
+    seqs: list[int] = []
+    parts: list[bytes | memoryview] = [_ARRAY32.pack(0xDD, len(lengths))]
+    at = 0
+    for length in lengths:
+        version, flags, seq = _ROW_HEAD.unpack_from(bodies, at)
+        if version != ROW_VERSION or flags:
+            _check(version, ROW_VERSION, "row")
+            raise ValueError("a tombstone among rows")
+        seqs.append(seq)
+        parts.append(bodies[at + 10 : at + length])
+        at += length
+    return seqs, _unpack_rows(b"".join(parts))
 
 
 def row_seq(raw: bytes) -> Seq:
@@ -116,11 +138,16 @@ def decode_change(raw: bytes) -> tuple[Op, Seq, Seq, bool, bytes]:
 
 def encode_command(command: Command) -> bytes:
     """One command's share of an entry; an entry is the head and these, so nothing is encoded twice."""
-    flat: list[bytes | None] = []
-    for key, value in command.effects:
-        flat.append(key)
-        flat.append(value)
-    return pack([command.request_key, command.hash, command.outcome, flat])
+    return encode_command_parts(
+        command.effects, command.request_key, command.hash, command.outcome
+    )
+
+
+def encode_command_parts(
+    effects: Sequence[Effect], request_key: bytes | None, digest: bytes, outcome: bytes
+) -> bytes:
+    """`encode_command` of a command that is not a Command yet."""
+    return pack([request_key, digest, outcome, [part for effect in effects for part in effect]])
 
 
 def encode_entry(

@@ -179,6 +179,13 @@ class TableDef:
     def key_columns(self) -> tuple[Column, ...]:
         return tuple(self.by_id[column_id] for column_id in self.primary_key)
 
+    def flags(self, column: Column) -> tuple[str, ...]:
+        """What a result schema says of a column that comes out unchanged: pk, nn, uq, in this order."""
+        key = column.id in self.primary_key
+        alone = key or any(unique.columns == (column.id,) for unique in self.uniques)
+        holds = (("pk", key), ("nn", key or not column.nullable), ("uq", alone))
+        return tuple(flag for flag, is_set in holds if is_set)
+
     @property
     def has_hidden_key(self) -> bool:
         return self.primary_key == (ROW_ID_COLUMN_ID,)

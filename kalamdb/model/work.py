@@ -65,7 +65,7 @@ class ChangeKeys:
     partition: Partition
     keys: Sequence[bytes]
     change: Callable[[Row], Row] | None
-    where: Callable[[Row], bool] | None = None
+    where: Callable[[Row, Seq], bool] | None = None
     returning: ReturningClause | None = None
 
 
@@ -107,11 +107,14 @@ class ExpireRows:
 
 @dataclass(frozen=True, slots=True)
 class TrimBefore:
-    """Raise the change floor to the first seq of `hour`, then purge older changes, history, request
-    ids.
+    """Raise the change floor to the first seq of `hour`; repeated, purge older changes and their
+    history. Request ids of commands before `requests_hour` (`hour` when None) go too.
+
+    Affected 0: nothing is left.
     """
 
     hour: int
+    requests_hour: int | None = None
 
 
 # ---- meta and schema -----------------------------------------------------------------------------
@@ -205,23 +208,27 @@ class DropUser:
     if_exists: bool
 
 
+MetaWork = (
+    CreateNamespace
+    | DropNamespace
+    | DefineTable
+    | ActivateTable
+    | DropTable
+    | PutPlacement
+    | PutUser
+    | DropUser
+)
+
 Work = (
     InsertRows
     | ChangeKeys
     | PutRows
     | ExpireRows
     | TrimBefore
-    | CreateNamespace
-    | DropNamespace
-    | DefineTable
-    | ActivateTable
-    | DropTable
     | PutFence
     | PurgeTable
     | OpenSlots
-    | PutPlacement
-    | PutUser
-    | DropUser
+    | MetaWork
 )
 
 

@@ -1,0 +1,70 @@
+"""`kalamdb-server`: settings, signals, exit codes.
+
+Exit codes: 0 stopped cleanly, 2 bad settings, 3 the data directory cannot be used, 70 the disk
+failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import sys
+
+import structlog
+import uvloop
+
+from cluster.node import run_node
+from kalamdb.config import InvalidSettings, Settings
+from kalamdb.errors import Corruption, KalamError
+from kalamdb.lib.observe import configure_logging
+from kalamdb.lib.settings import read_command_line
+
+EXIT_SETTINGS = 2
+EXIT_DATA = 3
+
+
+def server() -> None:
+    """Entry point of `kalamdb-server`."""
+    try:
+        settings = read_command_line("kalamdb-server", sys.argv[1:], os.environ)
+    except (InvalidSettings, OSError) as error:
+        print(f"kalamdb-server: {error}", file=sys.stderr)
+        sys.exit(EXIT_SETTINGS)
+    configure_logging(settings.log.level, settings.log.format)
+    # Requests make few cycles; collecting less often keeps the tail of the latencies short.
+    gc.set_threshold(50_000, 20, 20)
+    try:
+        uvloop.run(_serve(settings))
+    except* InvalidSettings as group:
+        _leave(group, EXIT_SETTINGS)
+    except* KalamError as group:
+        _leave(group, EXIT_DATA)
+
+
+def _leave(group: BaseExceptionGroup[BaseException], code: int) -> None:
+    log = structlog.get_logger("main")
+    for error in _leaves(group):
+        name = "corruption_found" if isinstance(error, Corruption) else "start_refused"
+        log.error(name, reason=str(error))
+        print(f"kalamdb-server: {error}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    found: list[BaseException] = []
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            found.extend(_leaves(error))  # pyright: ignore[reportUnknownArgumentType]
+        else:
+            found.append(error)
+    return found
+
+
+async def _serve(settings: Settings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop.set)
+    await run_node(settings, stop)

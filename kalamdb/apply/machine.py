@@ -1,0 +1,255 @@
+"""Machine: puts what committed entries say, on every member alike (core.md §1).
+
+Flow of `apply`:
+1. Each entry: void if it names another term than its Raft entry's; else its chain is checked and
+   its effects join the batch, with the group's new seq.
+2. One batch with everything and the new mark.
+3. Afterwards: who decided the entries is told, the catalog (group 0) and the fences are kept in
+   step, changes of watched chains go to the sink.
+
+Keeps:
+- Apply reads no row, clock, catalog or environment. (Chunks of a staged command are log content:
+  `store.staged`.)
+- It does not raise: what can't be right goes to `fatal`, which ends the process.
+- An entry already applied is skipped; putting one again changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NoReturn, Protocol
+
+from kalamdb.errors import Corruption, KalamError
+from kalamdb.model import codec, keys
+from kalamdb.model.change import Change, ChangeBatch, Op, Row
+from kalamdb.model.command import Effect
+from kalamdb.model.ids import HOUR_MS, SEQ_EPOCH_MS, GroupId, Partition, Seq, TableId
+from kalamdb.ports import ChangeSink, LogEntry
+from kalamdb.store import staged
+from kalamdb.store.catalog_codec import FenceState, decode_fence, encode_request
+from kalamdb.store.kv import GroupStore, Mark
+
+
+class DecidedCommand(Protocol):
+    """A command, as decoded or as the leader still holds it."""
+
+    @property
+    def effects(self) -> Sequence[Effect]: ...
+    @property
+    def request_key(self) -> bytes | None: ...
+    @property
+    def hash(self) -> bytes: ...
+    @property
+    def outcome(self) -> bytes: ...
+
+
+class DecidedEntry(Protocol):
+    """An entry, as decoded or as the leader still holds it."""
+
+    @property
+    def term(self) -> int: ...
+    @property
+    def prev_seq(self) -> Seq: ...
+    @property
+    def seq_last(self) -> Seq: ...
+    @property
+    def time_ms(self) -> int: ...
+    @property
+    def commands(self) -> Sequence[DecidedCommand]: ...
+
+
+class Decider(Protocol):
+    """Who decided the entries on this member, and waits for them: the sequencer."""
+
+    def claim(self, payload: bytes) -> DecidedEntry | None:
+        """The entry behind a payload this member encoded itself, so that it needs no decoding."""
+        ...
+
+    def applied(self, payload: bytes) -> None: ...
+
+    def void(self, payload: bytes) -> None: ...
+
+
+Fatal = Callable[[KalamError], NoReturn]
+
+_ROW = bytes([keys.Family.ROW])
+_HISTORY = bytes([keys.Family.HISTORY])
+
+
+@dataclass(frozen=True, slots=True)
+class MachineStatistics:
+    entries: int
+    commands: int
+    void: int
+
+
+class Machine:
+    """See the module. One per replica, on leader and followers."""
+
+    def __init__(
+        self,
+        store: GroupStore,
+        sink: ChangeSink,
+        decider: Decider,
+        *,
+        fatal: Fatal,
+        on_records: Callable[[Sequence[Effect]], None],
+    ) -> None:
+        """`on_records` gets the CATALOG and FENCE effects of a batch, after it was put."""
+        self._store = store
+        self._sink = sink
+        self._decider = decider
+        self._fatal = fatal
+        self._on_records = on_records
+        self._entries = self._commands = self._void = 0
+
+    def apply(self, entries: Sequence[LogEntry]) -> None:
+        mark = self._store.mark()
+        index, term, seq = mark.index, mark.term, mark.seq_last
+        puts: list[Effect] = []
+        applied: list[tuple[LogEntry, DecidedEntry | None]] = []
+        for entry in entries:
+            if entry.index <= index:
+                continue
+            index, term = entry.index, entry.term
+            if not entry.payload:
+                continue
+            decided = self._read(entry)
+            if decided.term != entry.term:
+                applied.append((entry, None))
+                continue
+            if decided.prev_seq != seq:
+                detail = f"it follows seq {decided.prev_seq}, the group is at {seq}"
+                self._corrupt(entry, detail)
+            for command in decided.commands:
+                self._put(entry, decided, command, puts)
+            seq = decided.seq_last
+            applied.append((entry, decided))
+        if index == mark.index:
+            return
+        self._store.write(puts, Mark(index, term, seq))
+        self._tell(applied, puts, seq)
+
+    def _read(self, entry: LogEntry) -> DecidedEntry:
+        claimed = self._decider.claim(entry.payload)
+        if claimed is not None:
+            return claimed
+        try:
+            return codec.decode_entry(entry.payload)
+        except (ValueError, IndexError, TypeError) as error:
+            self._corrupt(entry, f"it cannot be decoded: {error}")
+
+    def _put(
+        self,
+        entry: LogEntry,
+        decided: DecidedEntry,
+        command: DecidedCommand,
+        puts: list[Effect],
+    ) -> None:
+        if staged.is_commit(command.effects):
+            command = self._join(entry, command.effects[0], puts)
+        puts.extend(command.effects)
+        if command.request_key is not None:
+            key = command.request_key
+            hour = max(0, decided.time_ms - SEQ_EPOCH_MS) // HOUR_MS
+            puts.append((key, encode_request(command.hash, command.outcome)))
+            puts.append((keys.request_hour(hour, key), b""))
+        self._commands += 1
+
+    def _join(self, entry: LogEntry, commit: Effect, puts: list[Effect]) -> DecidedCommand:
+        """The command in the chunks, which are in the store or in this very batch."""
+        here = {key: value for key, value in puts if key[0] == keys.Family.STAGED}
+        try:
+            command, deletions = staged.join(
+                commit, lambda key: here[key] if key in here else self._store.get(key)
+            )
+        except (LookupError, ValueError) as error:
+            self._corrupt(entry, str(error))
+        puts.extend(deletions)
+        return command
+
+    def _corrupt(self, entry: LogEntry, detail: str) -> NoReturn:
+        self._fatal(Corruption(f"log of group {self._store.group}", entry.index, detail))
+
+    # ---- afterwards -----------------------------------------------------------------------------
+
+    def _tell(
+        self,
+        applied: list[tuple[LogEntry, DecidedEntry | None]],
+        puts: list[Effect],
+        seq: Seq,
+    ) -> None:
+        records = [
+            effect
+            for effect in puts
+            if effect[0][0] == keys.Family.CATALOG or effect[0][0] == keys.Family.FENCE
+        ]
+        if records:
+            self._on_records(records)
+        changes = self._changes(puts)
+        if changes:
+            self._sink.publish(ChangeBatch(self._store.group, seq, tuple(changes)))
+        for key, value in records:
+            if key[0] == keys.Family.FENCE and value is not None and is_closed(value):
+                self._sink.close_table(keys.table_of(key))
+        for entry, decided in applied:
+            if decided is None:
+                self._void += 1
+                self._decider.void(entry.payload)
+            else:
+                self._entries += 1
+                self._decider.applied(entry.payload)
+
+    def _changes(self, puts: list[Effect]) -> list[Change]:
+        """Changes of watched chains, in seq order, with both images from the same commands."""
+        watches = self._sink.watches
+        found = [
+            (key, value)
+            for key, value in puts
+            if key[0] == keys.Family.CHANGE and value is not None and watches(key[5:-8])
+        ]
+        if not found:
+            return []
+        images = dict(puts)
+        return [_change(images, self._store.group, key=key, value=value) for key, value in found]
+
+    def statistics(self) -> MachineStatistics:
+        return MachineStatistics(self._entries, self._commands, self._void)
+
+
+def is_closed(fence: bytes) -> bool:
+    return decode_fence(fence).state is not FenceState.ACTIVE
+
+
+def _change(
+    images: dict[bytes, bytes | None], group: GroupId, *, key: bytes, value: bytes
+) -> Change:
+    op, prev_seq, before_seq, last_of_txn, pk = codec.decode_change(value)
+    chain = keys.chain_of_change(key)
+    seq = Seq(keys.U64.unpack_from(key, len(key) - 8)[0])
+    partition, _ = keys.split_terminated(chain, 4)
+    return Change(
+        group,
+        TableId(keys.U32.unpack_from(chain)[0]),
+        Partition(partition),
+        seq,
+        prev_seq,
+        op,
+        pk,
+        _image(images, chain, pk, before_seq) if before_seq else None,
+        before_seq,
+        None if op in (Op.DELETE, Op.EXPIRE) else _image(images, chain, pk, seq),
+        last_of_txn,
+    )
+
+
+def _image(images: dict[bytes, bytes | None], chain: bytes, pk: bytes, seq: Seq) -> Row:
+    """The version of `seq`: superseded in this batch, or still the newest after it."""
+    kept = images.get(_HISTORY + chain + pk + keys.U64.pack(seq))
+    raw = images[_ROW + chain + pk] if kept is None else codec.decode_history(kept)[1]
+    assert raw is not None
+    assert codec.row_seq(raw) == seq
+    row = codec.decode_row(raw)[1]
+    assert row is not None
+    return row

@@ -1,0 +1,126 @@
+"""`kalam`: statements and live queries from a shell, a demo, and the page of settings.
+
+Exit codes: 0 done · 1 the server refused · 2 wrong usage · 3 not signed in · 4 not reachable,
+nothing was done · 5 the outcome is unknown. What went wrong is on stderr, results are on stdout.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import Coroutine
+from typing import Annotated, Any
+
+import orjson
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from kalamdb.cli import render, settings_page
+from kalamdb.cli.connection import Login, Refused, connected
+from kalamdb.cli.demo import demo
+from kalamdb.cli.render import Format
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="KalamDB from a shell.", rich_markup_mode=None
+)
+app.command("demo")(demo)
+
+Url = Annotated[str, typer.Option(envvar="KALAM_URL", help="address of a node")]
+User = Annotated[str | None, typer.Option(envvar="KALAM_USER", help="who signs in")]
+Password = Annotated[str | None, typer.Option(envvar="KALAM_PASSWORD", help="asked for if absent")]
+Token = Annotated[str | None, typer.Option(envvar="KALAM_TOKEN", help="instead of user, password")]
+Shown = Annotated[Format, typer.Option("--format", help="how rows are printed")]
+DEFAULT_URL = "http://127.0.0.1:8080"
+
+
+@app.command("sql")
+def sql(
+    statement: Annotated[str, typer.Argument(help="SQL; - reads it from stdin")],
+    *,
+    params: Annotated[str | None, typer.Option(help="JSON array for $1, $2, …")] = None,
+    namespace: Annotated[str | None, typer.Option(help="for names without one")] = None,
+    request_id: Annotated[str | None, typer.Option(help="makes repeating it safe")] = None,
+    url: Url = DEFAULT_URL,
+    user: User = None,
+    password: Password = None,
+    token: Token = None,
+    form: Shown = Format.TABLE,
+) -> None:
+    """Run statements and print their results."""
+    text = sys.stdin.read() if statement == "-" else statement
+    values = _params(params)
+    login = _login(url, user, password, token)
+
+    async def run() -> None:
+        async with connected(login) as connection:
+            results = await connection.execute(text, values, namespace, request_id)
+        render.show(Console(), results, form)
+
+    _run(run())
+
+
+@app.command("live")
+def live(
+    query: Annotated[str, typer.Argument(help="a SELECT of one table")],
+    *,
+    last_rows: Annotated[int | None, typer.Option(help="begin with the newest N rows")] = None,
+    from_seq: Annotated[str | None, typer.Option(help="resume after this _seq")] = None,
+    url: Url = DEFAULT_URL,
+    user: User = None,
+    password: Password = None,
+    token: Token = None,
+    form: Shown = Format.TABLE,
+) -> None:
+    """Print rows of a live query as they come, until Ctrl-C: + new, ~ changed, - gone."""
+    if form is Format.CSV:
+        raise typer.BadParameter("a live query prints text or json", param_hint="--format")
+    login = _login(url, user, password, token)
+    console = Console()
+
+    async def run() -> None:
+        async with connected(login) as connection:
+            async for message in connection.live(query, last_rows, from_seq):
+                for mark, row in render.live_lines(message, form):
+                    line = Text(f"{mark} ", style=render.MARK_STYLES[mark])
+                    console.print(line.append(row, style="default"), soft_wrap=True)
+
+    _run(run())
+
+
+@app.command("settings")
+def settings() -> None:
+    """Print the reference of all settings of a node, as Markdown."""
+    print(settings_page.page(), end="")
+
+
+def _params(text: str | None) -> list[Any] | None:
+    if text is None:
+        return None
+    try:
+        values: Any = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise typer.BadParameter(str(error), param_hint="--params") from error
+    if not isinstance(values, list):
+        raise typer.BadParameter("it must be a JSON array", param_hint="--params")
+    return values  # pyright: ignore[reportUnknownVariableType]
+
+
+def _login(url: str, user: str | None, password: str | None, token: str | None) -> Login:
+    if token is not None:
+        return Login(url, token=token)
+    if user is None:
+        raise typer.BadParameter("say who signs in: --user, or --token", param_hint="--user")
+    if password is None:
+        password = typer.prompt(f"password of {user}", hide_input=True, err=True)
+    return Login(url, user=user, password=password)
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            asyncio.run(work)
+    except Refused as refused:
+        Console(stderr=True).print(Text(str(refused), style="red"), soft_wrap=True)
+        raise typer.Exit(refused.exit_code) from refused

@@ -1,0 +1,549 @@
+"""Sequencer: the one synchronous place where a group's leader decides writes (core.md §1).
+
+Life of a write:
+1. `decide` settles everything in one step over what is applied and what is decided (`overlay`), and
+   queues the command; a refusal, or an answer that needs no entry, becomes a verdict instead.
+2. `take` cuts queued commands into an entry, in the very tick in which the log appends it.
+3. `applied` answers the waiters once the machine has put the entry; the overlay lets go of its
+   keys.
+
+Keeps:
+- It decides only between `lead` and `resign`: this node leads and has applied its own first entry.
+- A verdict is said only when everything decided before it is applied here and leadership was
+  confirmed after it; if leadership is lost first, it is Unavailable.
+- Losing leadership drops the overlay, the counter and all that was queued: queued commands are
+  surely not done, appended ones may be.
+- A key in several commands under way stays in the overlay until the last of them is applied.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import assert_never
+
+from kalamdb.decide import purge, rows, schema, users
+from kalamdb.decide.draft import Chain, Draft
+from kalamdb.decide.flight import NOTHING, Flight, Taken, Verdict, Waiter, settle
+from kalamdb.decide.plan import Checks, TablePlan, no_checks
+from kalamdb.decide.requests import Requests, request_key, stored_outcome
+from kalamdb.errors import (
+    DiskFull,
+    Indeterminate,
+    KalamError,
+    NotLeader,
+    Overloaded,
+    RequestIdReused,
+    SchemaChanged,
+    StatementTooLarge,
+    Unavailable,
+    UnknownTable,
+)
+from kalamdb.model import codec, keys, work
+from kalamdb.model.catalog import CatalogView
+from kalamdb.model.command import (
+    ENTRY_SIZE_MAX_BYTES,
+    STATEMENT_EFFECTS_MAX_BYTES,
+    Effect,
+    Outcome,
+)
+from kalamdb.model.ids import META_GROUP, GroupId, Partition, Seq, Slot, TableId, seq_ms, slot_of
+from kalamdb.model.table import TableDef
+from kalamdb.model.work import RequestTag, Work
+from kalamdb.store import catalog, staged
+from kalamdb.store.catalog_codec import (
+    FenceState,
+    SlotState,
+    decode_fence,
+    decode_request,
+    decode_slot,
+    encode_request,
+)
+from kalamdb.store.kv import GroupStore, prefix_end
+
+ENTRY_HEAD_BYTES = 64  # version, numbers, array headers of an entry
+COMMAND_HEAD_BYTES = 5  # length of one command in its entry
+COMMAND_BYTES_MAX = ENTRY_SIZE_MAX_BYTES - ENTRY_HEAD_BYTES - COMMAND_HEAD_BYTES
+
+Confirm = Callable[[Callable[[KalamError | None], None]], bool]
+"""Confirm leadership: True at once, or False and the callback later, with None or why it was lost.
+"""
+
+
+def _disk_has_room() -> DiskFull | None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class SequencerLimits:
+    commands_max: int = 50_000  # decided and not applied
+    queue_bytes_max: int = 64 << 20  # encoded and not taken
+    effects_bytes_max: int = STATEMENT_EFFECTS_MAX_BYTES
+    chains_max: int = 100_000
+    request_ids_max: int = 100_000  # of one tenant
+
+
+@dataclass(frozen=True, slots=True)
+class SequencerStatistics:
+    term: int
+    ready: bool
+    queued: int
+    queued_bytes: int
+    in_flight: int
+    overlay_keys: int
+    verdicts: int
+    decided: int
+    refused: int
+
+
+class Sequencer:
+    """See the module. One per replica; idle while another node leads."""
+
+    def __init__(
+        self,
+        store: GroupStore,
+        *,
+        wall_ms: Callable[[], int],
+        make_waiter: Callable[[], Waiter],
+        confirm: Confirm,
+        limits: SequencerLimits,
+        checks: Checks = no_checks,
+        disk_full: Callable[[], DiskFull | None] = _disk_has_room,
+    ) -> None:
+        self.group: GroupId = store.group
+        self._store = store
+        self._stored = store.get
+        self._wall_ms = wall_ms
+        self._make_waiter = make_waiter
+        self._confirm = confirm
+        self._limits = limits
+        self._checks = checks
+        self._disk_full = disk_full
+        self.term = 0
+        self.ready = False
+        self.seq_last = Seq(0)
+        self._cut_seq = Seq(0)  # seq_last of the entry taken last
+        self._number = 0  # of the command decided last
+        self._applied_number = 0
+        self.overlay: dict[bytes, Effect] = {}
+        self._queue: deque[Flight] = deque()
+        self._queue_bytes = 0
+        self._taken: deque[Taken] = deque()
+        self._claimed = 0  # of those, how many the machine has in its batch
+        self._verdicts: deque[Verdict] = deque()
+        self._requests = Requests(store, limits.request_ids_max)
+        self._plans: dict[TableId, TablePlan] = {}
+        self._open_slots: set[Slot] = set()
+        self._chains: dict[tuple[TableId, Partition], Chain] = {}
+        self._catalog: CatalogView | None = None
+        self._decided = self._refused = 0
+
+    # ---- leadership -----------------------------------------------------------------------------
+
+    def lead(self, term: int) -> None:
+        """This node leads in `term` and has applied its own first entry."""
+        assert not self.ready
+        assert not self.overlay
+        mark = self._store.mark()
+        self.term = term
+        self.seq_last = self._cut_seq = mark.seq_last
+        self.ready = True
+        self._load_slots()
+        if self.group == META_GROUP:
+            self._catalog = catalog.load(self._store)
+        self._drop_orphaned_chunks()
+
+    def resign(self, reason: str) -> None:
+        """Leadership is lost. Every waiter gets the strongest answer that is certainly true."""
+        queued, taken, verdicts = self._queue, self._taken, self._verdicts
+        self.ready = False
+        self.overlay = {}
+        self._queue, self._taken, self._verdicts = deque(), deque(), deque()
+        self._queue_bytes = self._claimed = 0
+        self._applied_number = self._number
+        self._forget()
+        for entry in taken:
+            for flight in entry.commands:
+                _answer(flight, Indeterminate(reason))
+        for flight in queued:
+            _answer(flight, Unavailable(reason))
+        for verdict in verdicts:
+            settle(verdict.waiter, Unavailable(reason))
+
+    def _forget(self) -> None:
+        self._requests.clear()
+        self._plans.clear()
+        self._open_slots.clear()
+        self._chains.clear()
+        self._catalog = None
+
+    def _load_slots(self) -> None:
+        prefix = bytes([keys.Family.SLOT])
+        for key, value in self._store.scan(prefix, prefix_end(prefix)):
+            self._slot_decided(key, value)
+
+    def _slot_decided(self, key: bytes, value: bytes | None) -> None:
+        slot = Slot(keys.U16.unpack_from(key, 1)[0])
+        if value is not None and decode_slot(value).state is SlotState.OPEN:
+            self._open_slots.add(slot)
+        else:
+            self._open_slots.discard(slot)
+
+    def _drop_orphaned_chunks(self) -> None:
+        """Chunks of staged commands whose commit was lost with an earlier leader."""
+        left = [
+            (key, None) for key, _ in self._store.scan(staged.PREFIX, prefix_end(staged.PREFIX))
+        ]
+        for at in range(0, len(left), purge.STEP_KEYS_MAX):
+            step = left[at : at + purge.STEP_KEYS_MAX]
+            self._enqueue(Flight(0, step, NOTHING, Outcome(0, self.seq_last)))
+
+    # ---- deciding -------------------------------------------------------------------------------
+
+    def decide(self, asked: Work, tag: RequestTag | None = None) -> Waiter:
+        """Decide now; the waiter resolves with the Outcome, or raises of the error tree."""
+        waiter = self._make_waiter()
+        if not self.ready:
+            settle(waiter, NotLeader(self.group, None))
+            return waiter
+        key = None
+        try:
+            if tag is not None:
+                key = request_key(tag)
+                if self._repeated(key, tag, waiter):
+                    return waiter
+                self._requests.check_room(tag)
+            self._check_load()
+            draft = Draft(self.overlay, self._stored, self.group, self.seq_last, self._wall_ms())
+            outcome = self._decide(draft, asked)
+            if draft.effects or key is not None:
+                self._accept(draft, outcome, asked, tag=tag, key=key, waiter=waiter)
+            else:
+                self._judge(waiter, outcome)
+        except Unavailable as error:
+            settle(waiter, error)  # "surely not done" needs no proof
+        except KalamError as error:
+            self._refused += 1
+            self._judge(waiter, error)
+        return waiter
+
+    def _check_load(self) -> None:
+        waiting = self._number - self._applied_number
+        if waiting >= self._limits.commands_max:
+            raise Overloaded(f"the write queue of group {self.group}", self._limits.commands_max)
+        if self._queue_bytes >= self._limits.queue_bytes_max:
+            raise Overloaded(f"the write queue of group {self.group}", self._limits.queue_bytes_max)
+
+    def _repeated(self, key: bytes, tag: RequestTag, waiter: Waiter) -> bool:
+        """Answer a request id that is pending or done. Raises RequestIdReused."""
+        joined = self._requests.join(key, tag, waiter)
+        if joined is None:
+            raw = self._stored(key)
+            # A deletion on its way was decided: the id is free again.
+            if raw is None or key in self.overlay:
+                return False
+            digest, outcome = decode_request(raw)
+            joined = digest == tag.hash
+            if joined:
+                settle(waiter, codec.decode_outcome(outcome))
+        if not joined:
+            raise RequestIdReused(tag.request_id)
+        return True
+
+    def _decide(self, draft: Draft, asked: Work) -> Outcome:
+        match asked:
+            case work.InsertRows():
+                plan = self._plan(asked.table)
+                chain = self._chain_for_write(asked.table.id, asked.partition)
+                return rows.insert_rows(draft, asked, plan, chain)
+            case work.ChangeKeys():
+                plan = self._plan(asked.table)
+                chain = self._chain_for_write(asked.table.id, asked.partition)
+                return rows.change_keys(draft, asked, plan, chain)
+            case work.PutRows():
+                plan = self._plan(asked.table)
+                chain = self._chain_for_write(asked.table.id, asked.partition)
+                read = asked.read_set.tables.items()
+                seen = {self.chain(*at): seq for at, seq in read}
+                return rows.put_rows(draft, asked, plan, chain, last_seqs=seen)
+            case work.ExpireRows():
+                plan = self._plan(asked.table)
+                return purge.expire_rows(draft, asked, plan, reader=self._store, chains=self.chain)
+            case work.TrimBefore():
+                self._requests.trimmed()
+                return purge.trim_before(draft, asked, reader=self._store)
+            case work.PurgeTable():
+                return purge.purge_table(draft, asked, reader=self._store)
+            case work.PutFence():
+                return schema.put_fence(draft, asked)
+            case work.OpenSlots():
+                return schema.open_slots(draft, asked)
+            case _:
+                return self._decide_meta(draft, asked)
+
+    def _decide_meta(self, draft: Draft, asked: work.MetaWork) -> Outcome:
+        view = self._catalog
+        assert view is not None, "only group 0 holds the catalog"
+        if not isinstance(asked, work.DropTable | work.DropNamespace | work.DropUser):
+            self._require_disk()
+        match asked:
+            case work.CreateNamespace():
+                return schema.create_namespace(draft, asked, view)
+            case work.DropNamespace():
+                return schema.drop_namespace(draft, asked, view)
+            case work.DefineTable():
+                return schema.define_table(draft, asked, view)
+            case work.ActivateTable():
+                return schema.activate_table(draft, asked, view)
+            case work.DropTable():
+                return schema.drop_table(draft, asked, view)
+            case work.PutPlacement():
+                return schema.put_placement(draft, asked, view)
+            case work.PutUser():
+                return users.put_user(draft, asked, view)
+            case work.DropUser():
+                return users.drop_user(draft, asked, view)
+            case _:
+                assert_never(asked)
+
+    def _require_disk(self) -> None:
+        full = self._disk_full()
+        if full is not None:
+            raise full
+
+    def _plan(self, table: TableDef) -> TablePlan:
+        """The fence's plan. Raises SchemaChanged, UnknownTable; Unavailable without a fence."""
+        plan = self._plans.get(table.id)
+        if plan is None:
+            plan = self._load_plan(table)
+        if plan.state is not FenceState.ACTIVE:
+            raise UnknownTable(table.full_name)
+        if plan.table.version != table.version:
+            raise SchemaChanged(table.full_name, plan.table.version)
+        return plan
+
+    def _load_plan(self, table: TableDef) -> TablePlan:
+        effect = self.overlay.get(keys.fence(table.id))
+        raw = self._stored(keys.fence(table.id)) if effect is None else effect[1]
+        if raw is None:
+            raise Unavailable(f"group {self.group} has no fence for {table.full_name} yet")
+        fence = decode_fence(raw)
+        plan = self._plans[table.id] = TablePlan(fence.table, fence.state, self._checks)
+        return plan
+
+    def chain(self, table: TableId, partition: Partition) -> Chain:
+        """The chain's keys and its last decided change."""
+        found = self._chains.get((table, partition))
+        if found is None:
+            if len(self._chains) >= self._limits.chains_max:
+                self._chains.clear()
+            effect = self.overlay.get(keys.last(table, partition))
+            raw = self._stored(keys.last(table, partition)) if effect is None else effect[1]
+            last = Seq(0) if raw is None else codec.decode_seq(raw)
+            found = self._chains[table, partition] = Chain(table, partition, last)
+        return found
+
+    def _chain_for_write(self, table: TableId, partition: Partition) -> Chain:
+        """Raises NotLeader when the partition's slot is not open here, DiskFull."""
+        self._require_disk()
+        chain = self._chains.get((table, partition))
+        slot = slot_of(partition) if chain is None else chain.slot
+        if slot not in self._open_slots:
+            raise NotLeader(self.group, None)
+        return self.chain(table, partition) if chain is None else chain
+
+    # ---- what was decided -----------------------------------------------------------------------
+
+    def _accept(
+        self,
+        draft: Draft,
+        outcome: Outcome,
+        asked: Work,
+        *,
+        tag: RequestTag | None,
+        key: bytes | None,
+        waiter: Waiter,
+    ) -> None:
+        flight = Flight(0, draft.effects, draft.fresh, outcome)
+        flight.waiters.append(waiter)
+        if tag is not None and key is not None:
+            flight.request_key = key
+            flight.hash = tag.hash
+            flight.outcome = stored_outcome(outcome)
+        self._enqueue(flight)  # may refuse: nothing has been kept so far
+        for chain, last in draft.moved:
+            chain.last_seq = last
+        self.overlay.update(draft.fresh)
+        if tag is not None and key is not None:
+            self._requests.add(tag, flight)
+            effect = (key, encode_request(tag.hash, flight.outcome))
+            self.overlay[key] = effect
+            flight.fresh = {**flight.fresh, key: effect}
+        self.seq_last = draft.seq
+        self._decided += 1
+        if not isinstance(asked, work.InsertRows | work.ChangeKeys | work.PutRows):
+            self._learn(draft)
+
+    def _learn(self, draft: Draft) -> None:
+        """Keep caches of decided records in step."""
+        for key, value in draft.effects:
+            match key[0]:
+                case keys.Family.SLOT:
+                    self._slot_decided(key, value)
+                case keys.Family.FENCE:
+                    self._plans.pop(keys.table_of(key), None)
+                case _:
+                    pass
+        if self._catalog is not None:
+            self._catalog = catalog.fold(self._catalog, draft.effects)
+
+    def _enqueue(self, flight: Flight) -> None:
+        """Raises StatementTooLarge."""
+        encoded = codec.encode_command_parts(
+            flight.effects, flight.request_key, flight.hash, flight.outcome
+        )
+        if len(encoded) <= COMMAND_BYTES_MAX:
+            self._number += 1
+            flight.number = self._number
+            flight.encoded = encoded
+            self._queue.append(flight)
+            self._queue_bytes += len(encoded)
+            return
+        if len(encoded) > self._limits.effects_bytes_max:
+            raise StatementTooLarge(len(encoded), self._limits.effects_bytes_max)
+        self._enqueue_staged(flight, encoded)
+
+    def _enqueue_staged(self, flight: Flight, encoded: bytes) -> None:
+        """Chunks travel first, under the seq of before; the commit carries the statement's waiters."""
+        *parts, commit = staged.split(encoded, self.term, self._number + 1)
+        before = Outcome(0, self.seq_last)
+        for effects in parts:
+            self._number += 1
+            part = Flight(self._number, effects, NOTHING, before)
+            part.encoded = codec.encode_command_parts(effects, None, b"", b"")
+            self._queue.append(part)
+            self._queue_bytes += len(part.encoded)
+        self._number += 1
+        flight.number = self._number
+        flight.effects = commit
+        flight.encoded = codec.encode_command_parts(commit, None, b"", b"")
+        self._queue.append(flight)
+        self._queue_bytes += len(flight.encoded)
+
+    def _judge(self, waiter: Waiter, result: Outcome | KalamError) -> None:
+        verdict = Verdict(self._number, waiter, result)
+        self._verdicts.append(verdict)
+
+        def confirmed(lost: KalamError | None) -> None:
+            if lost is not None:
+                settle(waiter, lost)
+            verdict.confirmed = True
+            self._settle_verdicts()
+
+        try:
+            verdict.confirmed = self._confirm(confirmed)
+        except Unavailable as lost:
+            confirmed(lost)
+            return
+        self._settle_verdicts()
+
+    def _settle_verdicts(self) -> None:
+        verdicts = self._verdicts
+        while verdicts:
+            first = verdicts[0]
+            if first.after > self._applied_number or not first.confirmed:
+                return
+            verdicts.popleft()
+            settle(first.waiter, first.result)
+
+    # ---- the log --------------------------------------------------------------------------------
+
+    @property
+    def has_queued(self) -> bool:
+        return bool(self._queue)
+
+    def take(self, term: int, size_max: int) -> bytes | None:
+        """The next entry to append in `term`; None when nothing is queued, or in another term."""
+        queue = self._queue
+        if not queue or not self.ready or term != self.term:
+            return None
+        limit = min(size_max, ENTRY_SIZE_MAX_BYTES)
+        size = ENTRY_HEAD_BYTES
+        commands: list[Flight] = []
+        while queue:
+            size += len(queue[0].encoded) + COMMAND_HEAD_BYTES
+            if size > limit:
+                break
+            commands.append(queue.popleft())
+        if not commands:
+            return None
+        encoded = [flight.encoded for flight in commands]
+        self._queue_bytes -= sum(map(len, encoded))
+        seq_last = commands[-1].seq_after
+        time_ms = max(self._wall_ms(), seq_ms(seq_last))
+        payload = codec.encode_entry(term, self._cut_seq, seq_last, time_ms, encoded)
+        taken = Taken(payload, term, self._cut_seq, seq_last, time_ms, tuple(commands))
+        self._taken.append(taken)
+        self._cut_seq = seq_last
+        return payload
+
+    def claim(self, payload: bytes) -> Taken | None:
+        """The entry this node took, if `payload` is the next of them: no need to decode it."""
+        at = self._claimed
+        if at < len(self._taken) and self._taken[at].payload == payload:
+            self._claimed = at + 1
+            return self._taken[at]
+        return None
+
+    def _release(self, payload: bytes) -> Taken | None:
+        """The oldest entry taken, if this is it."""
+        if not self._taken or self._taken[0].payload != payload:
+            return None
+        self._claimed = max(0, self._claimed - 1)
+        return self._taken.popleft()
+
+    def applied(self, payload: bytes) -> None:
+        """The machine has put this entry: answer its waiters."""
+        taken = self._release(payload)
+        if taken is None:
+            return
+        overlay = self.overlay
+        for flight in taken.commands:
+            for key, effect in flight.fresh.items():
+                if overlay.get(key) is effect:
+                    del overlay[key]
+            self._requests.done(flight)
+        self._applied_number = taken.commands[-1].number
+        for flight in taken.commands:
+            _answer(flight, flight.answer)
+        self._settle_verdicts()
+
+    def void(self, payload: bytes) -> None:
+        """The log carried this entry under another term: it never took effect, nor does what
+        follows it.
+        """
+        taken = self._release(payload)
+        if taken is None:
+            return
+        for flight in taken.commands:
+            _answer(flight, Unavailable("another leader's term began"))
+        self.resign("another leader's term began")
+
+    def statistics(self) -> SequencerStatistics:
+        return SequencerStatistics(
+            self.term,
+            self.ready,
+            len(self._queue),
+            self._queue_bytes,
+            self._number - self._applied_number,
+            len(self.overlay),
+            len(self._verdicts),
+            self._decided,
+            self._refused,
+        )
+
+
+def _answer(flight: Flight, result: Outcome | KalamError) -> None:
+    for waiter in flight.waiters:
+        settle(waiter, result)

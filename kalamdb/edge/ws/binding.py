@@ -1,0 +1,52 @@
+"""The text of a live query → its plan and partition, for one principal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kalamdb.errors import InvalidStatement
+from kalamdb.lib.clock import Clock, Ids
+from kalamdb.model.catalog import CatalogView
+from kalamdb.model.ids import Partition
+from kalamdb.model.principal import Principal
+from kalamdb.model.table import TableDef
+from kalamdb.ports import Groups
+from kalamdb.sql.bound import Env, LivePlan
+from kalamdb.sql.statement import Select, Statement
+
+DEFAULT_NAMESPACE = "default"
+
+Parse = Callable[[str], tuple[Statement, ...]]
+BindLive = Callable[[Select, CatalogView, str, Env], LivePlan]
+CheckRead = Callable[[Principal, TableDef], None]
+
+
+@dataclass(frozen=True, slots=True)
+class LiveBinder:
+    """`check_read` raises PermissionDenied when the principal may not read the table."""
+
+    groups: Groups
+    parse: Parse
+    bind_live: BindLive
+    check_read: CheckRead
+    clock: Clock
+    ids: Ids
+
+    def bind(
+        self, text: str, principal: Principal, params: Sequence[Any]
+    ) -> tuple[LivePlan, Partition]:
+        """Raises: InvalidInput (Unsupported for a SELECT that cannot be live), AccessDenied."""
+        statements = self.parse(text)
+        match statements:
+            case (Select() as select,):
+                pass
+            case (_,):
+                raise InvalidStatement("a live query is a SELECT")
+            case _:
+                raise InvalidStatement("a live query is exactly one statement")
+        env = Env(principal, self.clock.wall_ms(), self.ids, params)
+        plan = self.bind_live(select, self.groups.catalog, DEFAULT_NAMESPACE, env)
+        self.check_read(principal, plan.table)
+        return plan, plan.table.partition_for(principal.partition)

@@ -1,0 +1,407 @@
+"""One socket: who it is, what it says, its heartbeat, its end; and the edge that holds all sockets.
+
+1. The upgrade is accepted (shutdown, number of sockets, origin); a bearer header signs in at once.
+2. Messages are read one by one; before the next is read the client must have taken in what it was
+   sent.
+3. A tick every few seconds looks at silence, sign-in, held snapshots and idle positions.
+4. The end, whoever wanted it, closes the subscriptions first: nothing is pushed to a socket that
+   says goodbye.
+
+Invariants: a socket's memory is bounded by its buffer limit and one step; a client that takes
+nothing in for `slow_consumer_timeout_s` is closed with the cursor of each subscription. Everything
+runs on the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from aiohttp import WSMsgType, web
+
+from kalamdb.edge.ws import protocol
+from kalamdb.edge.ws.binding import LiveBinder
+from kalamdb.edge.ws.limits import WsLimits
+from kalamdb.edge.ws.outbox import Flusher, Outbox
+from kalamdb.edge.ws.streams import LiveServices, Streams
+from kalamdb.errors import Unauthenticated
+from kalamdb.feed.hub import Hub
+from kalamdb.lib.clock import Clock
+from kalamdb.model.ids import Partition
+from kalamdb.model.principal import Principal
+from kalamdb.ports import Groups
+
+# Messages above the limit are answered; far above it the frame reader closes the socket (1009).
+READ_MAX_FACTOR = 4
+CLOSE_REASON_MAX_BYTES = 120
+
+Authenticate = Callable[[str], Principal]
+
+
+@dataclass(frozen=True, slots=True)
+class WsStatistics:
+    """Sockets and subscriptions now; frames, bytes and closed slow consumers since the start."""
+
+    connections: int
+    subscriptions: int
+    frames_sent: int
+    bytes_sent: int
+    slow_closed: int
+
+
+class WsEdge:
+    """All live connections of a node. `handle` is mounted at GET /v1/ws; `close` ends them."""
+
+    def __init__(
+        self,
+        groups: Groups,
+        hub_of: Callable[[Partition], Hub],
+        authenticate: Authenticate,
+        binder: LiveBinder,
+        *,
+        clock: Clock,
+        limits: WsLimits | None = None,
+        allowed_origins: Sequence[str] = (),
+        origin_required: bool = False,
+    ) -> None:
+        """`authenticate(token)` raises Unauthenticated; no `allowed_origins`, or `*`, means any."""
+        self.authenticate = authenticate
+        self.limits = limits or WsLimits()
+        self.services = LiveServices(
+            groups,
+            hub_of,
+            binder,
+            clock,
+            self.limits,
+            ThreadPoolExecutor(1, thread_name_prefix="ws-pack"),
+            Counter(),
+        )
+        self.slow_closed = 0
+        self._origins = frozenset(() if "*" in allowed_origins else allowed_origins)
+        self._origin_required = origin_required
+        self._connections: dict[Connection, None] = {}
+        self._flusher: Flusher | None = None
+        self._closing = False
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Serve one socket until its end."""
+        self._admit(request)
+        limits = self.limits
+        socket = web.WebSocketResponse(
+            compress=False,
+            autoping=False,
+            heartbeat=None,
+            timeout=limits.close_timeout_s,
+            max_msg_size=limits.message_max_bytes * READ_MAX_FACTOR,
+            decode_text=False,
+        )
+        await socket.prepare(request)
+        transport = request.transport
+        if transport is None:
+            return socket
+        if self._flusher is None:
+            self._flusher = Flusher(asyncio.get_running_loop())
+        outbox = Outbox(transport, self._flusher, limits.buffer_max_bytes)
+        connection = Connection(self, request, socket, outbox)
+        self._connections[connection] = None
+        try:
+            await connection.run()
+        finally:
+            del self._connections[connection]
+        return socket
+
+    async def close(self) -> None:
+        """Refuse new sockets and close all with 1001; takes about `close_timeout_s` at most."""
+        self._closing = True
+        async with asyncio.TaskGroup() as tasks:
+            for connection in list(self._connections):
+                tasks.create_task(connection.close(1001, "shutting down"))
+        self.services.packer.shutdown(wait=False, cancel_futures=True)
+
+    def statistics(self) -> WsStatistics:
+        flusher = self._flusher
+        return WsStatistics(
+            len(self._connections),
+            self.services.per_user.total(),
+            flusher.frames if flusher else 0,
+            flusher.size_bytes if flusher else 0,
+            self.slow_closed,
+        )
+
+    def _admit(self, request: web.Request) -> None:
+        if self._closing:
+            raise web.HTTPServiceUnavailable(text="shutting down")
+        if len(self._connections) >= self.limits.connections:
+            raise web.HTTPServiceUnavailable(text="too many connections")
+        origin = request.headers.get("Origin")
+        if origin is None:
+            if self._origin_required:
+                raise web.HTTPForbidden(text="an Origin header is required")
+        elif self._origins and origin not in self._origins:
+            raise web.HTTPForbidden(text="this Origin is not allowed")
+
+
+class Connection:
+    """One socket, from the upgrade to its end."""
+
+    def __init__(
+        self, edge: WsEdge, request: web.Request, socket: web.WebSocketResponse, outbox: Outbox
+    ) -> None:
+        self._edge = edge
+        self._limits = edge.limits
+        self._clock = edge.services.clock
+        self._request = request
+        self._socket = socket
+        self._outbox = outbox
+        self._loop = asyncio.get_running_loop()
+        self._tasks = asyncio.TaskGroup()
+        self._streams = Streams(edge.services, outbox, self._pump_drained, self._tasks.create_task)
+        self._principal: Principal | None = None
+        self._token = ""
+        self._may_pack = request.query.get("compress") != "false"
+        self._spoken = protocol.SpokenProtocol(self._may_pack)
+        self._timers: list[asyncio.TimerHandle] = []
+        self._closing = False
+        self._heard_s = self._clock.monotonic_s()
+        self._allowance = float(edge.limits.messages_burst)
+        self._allowance_s = self._heard_s
+
+    async def run(self) -> None:
+        """Serve the socket until its end."""
+        try:
+            async with self._tasks:
+                self._greet()
+                self._tick_later()
+                self._timers.append(
+                    self._loop.call_later(self._limits.auth_timeout_s, self._auth_overdue)
+                )
+                await self._read()
+                self._streams.close()
+        finally:
+            self._closing = True
+            self._streams.close()
+            for timer in self._timers:
+                timer.cancel()
+
+    async def close(self, code: int, reason: str) -> None:
+        """Say goodbye: what is queued, then a close frame; then, in any case, the end."""
+        if self._closing:
+            return
+        self._closing = True
+        self._streams.close()
+        self._outbox.flush()
+        transport = self._request.transport
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._limits.close_timeout_s):
+                message = reason.encode()[:CLOSE_REASON_MAX_BYTES]
+                await self._socket.close(code=code, message=message)
+        if transport is not None:
+            transport.abort()
+
+    def _end(self, code: int, reason: str) -> None:
+        if not self._closing:
+            self._tasks.create_task(self.close(code, reason))
+
+    # ---- signing in -----------------------------------------------------------------------------
+
+    def _greet(self) -> None:
+        header = self._request.headers.get("Authorization")
+        if header is None:
+            return
+        if self._request.query.get("compression") == "none":
+            self._speak(packed=False)
+        scheme, _, token = header.partition(" ")
+        if scheme.lower() == "bearer":
+            self._sign_in(token.strip())
+        else:
+            self._turn_away("a Bearer token is needed here")
+
+    def _authenticate(self, message: protocol.Authenticate) -> None:
+        if self._principal is not None:
+            self._renew(message.token)
+            self._outbox.send(protocol.auth_success(self._principal, self._spoken))
+            return
+        if message.protocol is not None:
+            self._speak(packed=message.protocol.compression != "none")
+        if message.method == "jwt":
+            self._sign_in(message.token)
+        else:
+            self._turn_away("the only method here is jwt")
+
+    def _speak(self, *, packed: bool) -> None:
+        self._spoken = protocol.SpokenProtocol(packed and self._may_pack)
+
+    def _sign_in(self, token: str) -> None:
+        try:
+            principal = self._edge.authenticate(token)
+        except Unauthenticated as fault:
+            self._turn_away(str(fault))
+            return
+        self._principal = principal
+        self._token = token
+        self._outbox.packed = self._spoken.packed
+        self._outbox.send(protocol.auth_success(principal, self._spoken))
+
+    def _renew(self, token: str) -> None:
+        """A fresh token of the same identity keeps the socket alive; it never changes who it is."""
+        with contextlib.suppress(Unauthenticated):
+            if self._edge.authenticate(token) == self._principal:
+                self._token = token
+
+    def _turn_away(self, message: str) -> None:
+        self._outbox.send(protocol.auth_error(message), packed=False)
+        self._end(1008, "authentication failed")
+
+    def _auth_overdue(self) -> None:
+        if self._principal is None and not self._closing:
+            self._turn_away(f"no authenticate message within {self._limits.auth_timeout_s:g} s")
+
+    # ---- reading --------------------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        while not self._closing:
+            message = await self._socket.receive()
+            self._heard_s = self._clock.monotonic_s()
+            match message.type:
+                case WSMsgType.TEXT:
+                    await self._text(message.data)
+                case WSMsgType.BINARY:
+                    self._error("protocol", protocol.UNSUPPORTED_DATA, "send JSON in text frames")
+                case WSMsgType.PING:
+                    with contextlib.suppress(ConnectionError):
+                        await self._socket.pong(message.data)
+                case WSMsgType.PONG:
+                    pass
+                case _:
+                    return
+            if not await self._drained():
+                return
+
+    async def _text(self, payload: bytes) -> None:
+        size_max = self._limits.message_max_bytes
+        if len(payload) > size_max:
+            detail = f"the message has {len(payload)} bytes, at most {size_max} are allowed"
+            self._error("protocol", protocol.MESSAGE_TOO_LARGE, detail)
+            return
+        try:
+            message = protocol.client_message(payload)
+        except protocol.NotJson as fault:
+            self._error("protocol", protocol.PROTOCOL, str(fault))
+            self._end(1011, str(fault))
+            return
+        except protocol.BadMessage as fault:
+            if self._within_rate():
+                self._error("protocol", protocol.PROTOCOL, str(fault))
+            return
+        await self._obey(message)
+
+    async def _obey(self, message: protocol.ClientMessage) -> None:
+        match message:
+            case protocol.NextBatch():
+                # Paced by the server already: a page is made when the one before was taken in.
+                if self._principal is not None:
+                    self._streams.next_batch(message)
+            case _ if not self._within_rate():
+                pass
+            case protocol.Authenticate():
+                self._authenticate(message)
+            case protocol.Subscribe(wish):
+                await self._subscribe(wish)
+            case protocol.Unsubscribe(subscription_id):
+                self._streams.unsubscribe(subscription_id)
+            case protocol.Ping():
+                pass
+
+    async def _subscribe(self, wish: protocol.Wish) -> None:
+        if self._principal is None:
+            self._error("subscribe", protocol.AUTH_REQUIRED, "sign in first")
+        elif not wish.id.strip() or len(wish.id) > protocol.SUBSCRIPTION_ID_MAX:
+            limit = protocol.SUBSCRIPTION_ID_MAX
+            self._error(
+                "invalid_subscription",
+                protocol.INVALID_SUBSCRIPTION_ID,
+                f"an id has 1 to {limit} characters and not only blanks",
+            )
+        else:
+            await self._streams.subscribe(wish, self._principal)
+
+    def _within_rate(self) -> bool:
+        per_s = self._limits.messages_per_s
+        if not per_s:
+            return True
+        grown = self._allowance + (self._heard_s - self._allowance_s) * per_s
+        self._allowance_s = self._heard_s
+        self._allowance = min(grown, float(self._limits.messages_burst))
+        if self._allowance < 1:
+            detail = f"more than {per_s:g} messages per second; this one was not read"
+            self._error("rate_limit", protocol.RATE_LIMIT_EXCEEDED, detail)
+            return False
+        self._allowance -= 1
+        return True
+
+    def _error(self, subscription_id: str, code: str, message: str) -> None:
+        self._outbox.send(protocol.error(subscription_id, code, message))
+
+    # ---- pace -----------------------------------------------------------------------------------
+
+    async def _pump_drained(self) -> bool:
+        self._outbox.flush()
+        return await self._drained()
+
+    async def _drained(self) -> bool:
+        """Wait until the client has taken in what it was sent; False: it is being closed."""
+        if self._closing:
+            return False
+        if not self._request.protocol.writing_paused:
+            return True
+        try:
+            async with asyncio.timeout(self._limits.slow_consumer_timeout_s):
+                await self._request.writer.drain()
+        except TimeoutError:
+            self._close_slow()
+            return False
+        except ConnectionError:
+            return False
+        return True
+
+    def _close_slow(self) -> None:
+        if self._closing:
+            return
+        self._edge.slow_closed += 1
+        detail = (
+            f"nothing was taken in for {self._limits.slow_consumer_timeout_s:g} s; "
+            "subscribe again from these cursors"
+        )
+        cursors = self._streams.cursors()
+        self._outbox.send(
+            protocol.error("connection", protocol.SLOW_CONSUMER, detail, cursors=cursors)
+        )
+        self._end(1013, "slow consumer")
+
+    def _tick_later(self) -> None:
+        timer = self._loop.call_later(self._limits.heartbeat_interval_s, self._tick)
+        self._timers[:1] = [timer]
+
+    def _tick(self) -> None:
+        if self._closing:
+            return
+        self._tick_later()
+        now_s = self._clock.monotonic_s()
+        if now_s - self._heard_s > self._limits.client_timeout_s:
+            self._end(1000, "Heartbeat timeout")
+            return
+        if self._principal is not None:
+            try:
+                # The token may have run out, its user may be gone or have another role.
+                changed = self._edge.authenticate(self._token) != self._principal
+            except Unauthenticated as fault:
+                self._turn_away(str(fault))
+                return
+            if changed:
+                self._turn_away("the rights of this user have changed; sign in again")
+                return
+        self._streams.tick(now_s)

@@ -1,0 +1,257 @@
+"""Fan-out of one group's changes to the subscriptions that watch them; no I/O, no await.
+
+1. A subscription *enters* when it begins, so that it hears when its table or the leadership goes.
+2. Having delivered everything up to the group's position it *joins*, in the same synchronous step.
+3. `publish` runs in apply, right after the batch is written: subscriptions of the same shape on the
+   same chain share a `Feed`, which judges, serialises and hands out each change once.
+4. An outlet that has no room refuses an event; its subscription leaves the feed there, with its
+   position, and catches up from the change log. It is never skipped.
+
+Invariants: a member of a feed has been given everything of its chain up to the feed's position; the
+rows of one transaction end with exactly one `commit` frame per feed. A chain nobody watches costs
+one look-up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from kalamdb.errors import KalamError
+from kalamdb.feed.events import FeedEvent, Renderer
+from kalamdb.feed.predicate import ChangeKind, judge
+from kalamdb.model import keys
+from kalamdb.model.change import Change, ChangeBatch
+from kalamdb.model.ids import Seq
+from kalamdb.sql.bound import LivePlan
+
+# What the user's own WHERE may raise over a row. It ends their subscriptions; it must not end
+# apply.
+FILTER_FAULTS = (KalamError, ArithmeticError, LookupError, TypeError, ValueError)
+
+
+class EndReason(Enum):
+    """Why a stream ended although nobody asked; the value is the error code on the wire."""
+
+    TABLE_DROPPED = "TABLE_DROPPED"
+    SCHEMA_CHANGED = "SCHEMA_CHANGED"
+    LEADERSHIP_LOST = "LEADERSHIP_LOST"
+    FILTER_FAILED = "SUBSCRIPTION_FAILED"
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEnd:
+    """The end of one stream. `cursor` is where it stands: everything up to it was handed out."""
+
+    reason: EndReason
+    detail: str
+    cursor: Seq
+
+
+class Push(Protocol):
+    """Takes an event for the subscription with this prefix; False: no room, nothing was taken."""
+
+    def __call__(self, prefix: bytes, event: FeedEvent, /) -> bool: ...
+
+
+class Member(Protocol):
+    """A subscription, as the hub sees it. `position` is a lower bound of what it was given."""
+
+    plan: LivePlan
+    chain: bytes
+    prefix: bytes
+    push: Push
+    position: Seq
+
+    def fall_behind(self) -> None:
+        """It has left its feed at `position` and must catch up from the change log."""
+        ...
+
+    def end(self, end: StreamEnd) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class HubStatistics:
+    """`events` serialised, `deliveries` handed to members, `fallen` refused for want of room."""
+
+    subscriptions: int
+    feeds: int
+    events: int
+    deliveries: int
+    fallen: int
+
+
+class Feed:
+    """The members of one shape on one chain."""
+
+    __slots__ = ("_held", "_hub", "_render", "_where", "members", "plan", "seq")
+
+    def __init__(self, hub: Hub, plan: LivePlan) -> None:
+        self.plan = plan
+        self.seq = Seq(0)
+        self.members: dict[Member, tuple[Push, bytes]] = {}
+        self._hub = hub
+        self._where = plan.where
+        self._render = Renderer(plan)
+        # An event waits here until it is known whether its transaction has another one for this
+        # feed.
+        self._held: tuple[ChangeKind, Change] | None = None
+
+    def take(self, change: Change) -> None:
+        """Judge a change; what was held before it goes out as not the last of its transaction."""
+        try:
+            kind = judge(self._where, change)
+            if kind is not None:
+                self.release(commit=False)
+                self._held = (kind, change)
+            self.seq = change.seq
+        except FILTER_FAULTS as fault:
+            self._fail(change, fault)
+
+    def release(self, *, commit: bool) -> None:
+        """Hand out what is held."""
+        held, self._held = self._held, None
+        if held is None or not self.members:
+            return
+        kind, change = held
+        event = self._render.event(kind, change, commit=commit)
+        refused = [
+            member for member, (push, prefix) in self.members.items() if not push(prefix, event)
+        ]
+        hub = self._hub
+        hub.events += 1
+        hub.deliveries += len(self.members) - len(refused)
+        for member in refused:
+            hub.fallen += 1
+            hub.expel(member, change.prev_seq)
+            member.fall_behind()
+
+    def _fail(self, change: Change, fault: Exception) -> None:
+        self.release(commit=True)
+        for member in list(self.members):
+            self._hub.expel(member, change.prev_seq)
+            self._hub.leave(member)
+            member.end(StreamEnd(EndReason.FILTER_FAILED, str(fault), member.position))
+
+
+class Hub:
+    """The `ChangeSink` of one group on one node."""
+
+    def __init__(self) -> None:
+        self.seq_last = Seq(0)
+        self.events = 0
+        self.deliveries = 0
+        self.fallen = 0
+        self._joined_upto = Seq(0)
+        self._chains: dict[bytes, dict[str, Feed]] = {}
+        self._members: dict[Member, Feed | None] = {}
+
+    # ---- the machine's side ---------------------------------------------------------------------
+
+    def watches(self, chain: bytes) -> bool:
+        return chain in self._chains
+
+    def publish(self, batch: ChangeBatch) -> None:
+        """Hand out a batch. Everything is queued at its outlet when this returns."""
+        touched: dict[Feed, None] = {}
+        for change in batch.changes:
+            feeds = self._chains.get(keys.chain(change.table, change.partition))
+            if feeds is not None:
+                assert change.seq > self._joined_upto, "published after a snapshot that holds it"
+                for feed in tuple(feeds.values()):  # a feed that loses its last member is forgotten
+                    feed.take(change)
+                    touched[feed] = None
+            if change.last_of_txn and touched:
+                self._commit(touched)
+        if touched:
+            self._commit(touched)
+        self.seq_last = max(self.seq_last, batch.seq_last)
+
+    def close_table(self, table: int, reason: EndReason = EndReason.TABLE_DROPPED) -> None:
+        """End the subscriptions of a table that was dropped (or has another definition now)."""
+        self._end_all(
+            [member for member in self._members if member.plan.table.id == table],
+            reason,
+            f"table {table}",
+        )
+
+    def close_all(self, reason: str) -> None:
+        """End every stream: this node leads the group no longer, or its state was replaced."""
+        self._end_all(list(self._members), EndReason.LEADERSHIP_LOST, reason)
+        self._joined_upto = Seq(0)
+
+    # ---- the subscriptions' side ----------------------------------------------------------------
+
+    def enter(self, member: Member) -> None:
+        """Be told of ends from now on."""
+        self._members.setdefault(member, None)
+
+    def join(self, member: Member, position: Seq) -> None:
+        """Get every change after `position`, which is the group's position in this very step."""
+        assert member in self._members, "a subscription enters before it joins"
+        feeds = self._chains.setdefault(member.chain, {})
+        feed = feeds.get(member.plan.shape)
+        if feed is None:
+            feed = feeds[member.plan.shape] = Feed(self, member.plan)
+        feed.members[member] = (member.push, member.prefix)
+        member.position = position
+        self._joined_upto = max(self._joined_upto, position)
+        self._members[member] = feed
+
+    def detach(self, member: Member) -> None:
+        """Get no more changes, but still be told of ends. `member.position` is exact afterwards."""
+        feed = self._members.get(member)
+        if feed is None:
+            return
+        self._members[member] = None
+        if feed.members.pop(member, None) is not None:
+            member.position = max(member.position, feed.seq)
+        if not feed.members:
+            self._forget(member.chain, feed)
+
+    def expel(self, member: Member, handed_out: Seq) -> None:
+        """Take a member out of its feed in the middle of a batch; it has `handed_out`, no more."""
+        feed = self._members[member]
+        assert feed is not None
+        self._members[member] = None
+        del feed.members[member]
+        member.position = max(member.position, handed_out)
+        if not feed.members:
+            self._forget(member.chain, feed)
+
+    def leave(self, member: Member) -> None:
+        """Forget a subscription."""
+        self.detach(member)
+        self._members.pop(member, None)
+
+    def cursor(self, member: Member) -> Seq:
+        """Where a subscription stands: it was handed everything of its chain up to here."""
+        feed = self._members.get(member)
+        return member.position if feed is None else max(member.position, feed.seq)
+
+    def statistics(self) -> HubStatistics:
+        return HubStatistics(
+            len(self._members),
+            sum(map(len, self._chains.values())),
+            self.events,
+            self.deliveries,
+            self.fallen,
+        )
+
+    def _commit(self, touched: dict[Feed, None]) -> None:
+        for feed in touched:
+            feed.release(commit=True)
+        touched.clear()
+
+    def _end_all(self, members: list[Member], reason: EndReason, detail: str) -> None:
+        for member in members:
+            self.leave(member)
+            member.end(StreamEnd(reason, detail, member.position))
+
+    def _forget(self, chain: bytes, feed: Feed) -> None:
+        feeds = self._chains.get(chain)
+        if feeds is not None and feeds.get(feed.plan.shape) is feed:
+            del feeds[feed.plan.shape]
+            if not feeds:
+                del self._chains[chain]

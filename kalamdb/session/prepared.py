@@ -1,0 +1,81 @@
+"""Statements that were parsed, permitted and bound once, kept by text.
+
+The key is (text, namespace); an entry is good for one catalog version. This cache is why a repeated
+insert or point read never parses a second time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from kalamdb.model.catalog import CatalogView
+from kalamdb.model.principal import Role
+from kalamdb.model.table import TableDef
+from kalamdb.session import answers
+from kalamdb.sql import analyze
+from kalamdb.sql.bound import (
+    Bound,
+    ChangePlan,
+    EngineChangePlan,
+    InsertPlan,
+    InsertSelectPlan,
+    PointSelect,
+    ScanSelect,
+)
+from kalamdb.sql.statement import Delete, Insert, Select, Update
+
+Data = Select | Insert | Update | Delete
+
+ENTRIES_MAX = 2000
+TEXT_LENGTH_MAX = 16_384  # longer texts carry literals and do not come twice
+
+
+@dataclass(slots=True)
+class Prepared:
+    """A bound data statement. `permitted` holds the roles that were checked for it already."""
+
+    version: int
+    statement: Data
+    bound: Bound
+    schema: bytes
+    tables: tuple[TableDef, ...]
+    permitted: set[Role] = field(default_factory=set[Role])
+
+
+def prepare(statement: Data, catalog: CatalogView, namespace: str) -> Prepared:
+    """Bind a statement against a catalog. Raises the analyser's errors."""
+    bound = analyze.bind(statement, catalog, namespace)
+    match bound:
+        case PointSelect():
+            output, tables = bound.output, (bound.table,)
+        case ScanSelect():
+            output, tables = (), tuple(scan.table for scan in bound.tables)
+        case InsertSelectPlan() | EngineChangePlan():
+            output = bound.returning_output
+            tables = (bound.table, *(scan.table for scan in bound.scan.tables))
+        case InsertPlan() | ChangePlan():
+            output, tables = bound.returning_output, (bound.table,)
+    return Prepared(catalog.version, statement, bound, answers.schema(output), tables)
+
+
+class PreparedCache:
+    """Bounded by count; the oldest entry leaves first."""
+
+    def __init__(self, entries_max: int = ENTRIES_MAX) -> None:
+        self._entries: dict[tuple[str, str], Prepared] = {}
+        self._entries_max = entries_max
+
+    def get(self, text: str, namespace: str, version: int) -> Prepared | None:
+        found = self._entries.get((text, namespace))
+        return found if found is not None and found.version == version else None
+
+    def put(self, text: str, namespace: str, prepared: Prepared) -> None:
+        if len(text) > TEXT_LENGTH_MAX:
+            return
+        self._entries.pop((text, namespace), None)
+        if len(self._entries) >= self._entries_max:
+            del self._entries[next(iter(self._entries))]
+        self._entries[text, namespace] = prepared
+
+    def __len__(self) -> int:
+        return len(self._entries)

@@ -1,0 +1,117 @@
+"""What a token says, the cache of tokens found good, and the secret that signs them.
+
+Keeps: the cache is keyed by the whole header as it came, is bounded, and never answers for a token
+that has expired or whose user changed since (dropped, other role, signed out): `fresh` compares the
+user's epoch and role again whenever the catalog has moved on.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from kalamdb.config import InvalidSettings
+from kalamdb.lib.clock import Ids
+from kalamdb.model.catalog import CatalogView, User
+from kalamdb.model.principal import Principal
+
+SECRET_FILE = "jwt.secret"
+SECRET_SIZE_BYTES = 48
+
+
+class TokenKind(Enum):
+    ACCESS = "access"
+    REFRESH = "refresh"
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """A verified token. Times are Unix milliseconds."""
+
+    user: str
+    role: str
+    epoch: int
+    kind: TokenKind
+    expires_ms: int
+
+
+@dataclass(slots=True)
+class CachedToken:
+    """`catalog_version` is the last one the user was looked up in."""
+
+    principal: Principal
+    good_until_ms: int
+    catalog_version: int
+
+
+class TokenCache:
+    """Headers of good access tokens; the oldest leaves first."""
+
+    def __init__(self, entries_max: int) -> None:
+        self._entries: dict[str, CachedToken] = {}
+        self._entries_max = entries_max
+        self.get = self._entries.get  # bound once: this is asked for every request
+
+    def put(self, header: str, entry: CachedToken) -> None:
+        self._entries.pop(header, None)
+        if len(self._entries) >= self._entries_max:
+            del self._entries[next(iter(self._entries))]
+        self._entries[header] = entry
+
+    def drop(self, header: str) -> None:
+        self._entries.pop(header, None)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+def names(claims: Claims, catalog: CatalogView) -> User | None:
+    """The user a token stands for, as it is now; None when it was dropped or changed since."""
+    user = catalog.users.get(claims.user)
+    if user is None or user.epoch != claims.epoch or user.role.value != claims.role:
+        return None
+    return user
+
+
+def stands(principal: Principal, catalog: CatalogView) -> bool:
+    """Is who signed in still the same user with the same role?"""
+    user = catalog.users.get(principal.actor)
+    if user is None or user.epoch != principal.epoch:
+        return False
+    return user.role is principal.role or principal.user != principal.actor
+
+
+def signing_secret(configured: str | None, directory: Path, ids: Ids) -> bytes:
+    """The configured secret, else the one kept in `directory` (mode 0600), made at first use.
+
+    Raises: InvalidSettings when the kept one is damaged; OSError.
+    """
+    if configured is not None:
+        return configured.encode()
+    path = directory / SECRET_FILE
+    if not path.exists():
+        _keep_secret(path, ids.token(SECRET_SIZE_BYTES).hex().encode())
+    secret = path.read_bytes().strip()
+    if len(secret) < 32:
+        raise InvalidSettings(str(path), "auth.jwt_secret", "the file holds no secret; remove it")
+    return secret
+
+
+def _keep_secret(path: Path, secret: bytes) -> None:
+    """Written beside, synced, then renamed: a crash leaves a whole file or none."""
+    beside = path.with_suffix(".new")
+    beside.unlink(missing_ok=True)
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        os.write(descriptor, secret + b"\n")
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    beside.rename(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,93 @@
+"""The change log of a group, read: chains of changes in seq order, with both images of each row.
+
+A change's key begins with the hour of its seq, so trimming removes a range and reading walks hours
+from the cursor's on. The record holds no image: the after image is ROW when that still has the
+change's seq, else the HISTORY version with it; the before image is the HISTORY version with
+`before_seq`, which every write that supersedes a version puts beside its change.
+
+Keeps: what a cursor asks for comes whole or not at all (I8): below the change floor is `expired`,
+above the group's seq is `ahead`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+from kalamdb.errors import Corruption, CursorExpired
+from kalamdb.model import codec, keys
+from kalamdb.model.change import Change, Op, Row
+from kalamdb.model.ids import GroupId, Seq, seq_hour
+from kalamdb.store.kv import KeyReader
+from kalamdb.store.rows import PartitionKeys
+
+_U64 = struct.Struct(">Q")
+
+
+def change_floor(reader: KeyReader) -> Seq:
+    """Changes with this seq or a smaller one are trimmed, or may be at any time."""
+    raw = reader.get(keys.CHANGE_FLOOR)
+    return Seq(0) if raw is None else codec.decode_seq(raw)
+
+
+def last_change(reader: KeyReader, at: PartitionKeys) -> Seq:
+    """Seq of the chain's newest change, 0 for none; it outlives the change itself."""
+    raw = reader.get(at.last)
+    return Seq(0) if raw is None else codec.decode_seq(raw)
+
+
+def check_cursor(reader: KeyReader, cursor: Seq, seq_last: Seq) -> None:
+    """Raises CursorExpired (ahead or expired) when changes after `cursor` can't be replayed."""
+    if cursor > seq_last:
+        raise CursorExpired(cursor, "ahead")
+    if cursor < change_floor(reader):
+        raise CursorExpired(cursor, "expired")
+
+
+def read_changes(
+    reader: KeyReader, at: PartitionKeys, group: GroupId, *, after: Seq, upto: Seq
+) -> Iterator[Change]:
+    """Changes of one chain in (after, upto], in seq order. The cursor has been checked."""
+    for hour in range(seq_hour(Seq(after + 1)), seq_hour(upto) + 1):
+        prefix = keys.change_prefix(hour, at.table, at.partition)
+        start = prefix + _U64.pack(after + 1)
+        stop = prefix + _U64.pack(upto + 1)
+        for key, raw in reader.scan(start, stop):
+            seq = Seq(_U64.unpack_from(key, len(key) - 8)[0])
+            yield _change(reader, at, group, seq=seq, raw=raw)
+
+
+def _change(
+    reader: KeyReader, at: PartitionKeys, group: GroupId, *, seq: Seq, raw: bytes
+) -> Change:
+    op, prev_seq, before_seq, last_of_txn, pk = codec.decode_change(raw)
+    before = _version(reader, at, pk, before_seq) if before_seq else None
+    after = None if op in (Op.DELETE, Op.EXPIRE) else _version(reader, at, pk, seq)
+    return Change(
+        group,
+        at.table,
+        at.partition,
+        seq,
+        prev_seq,
+        op,
+        pk,
+        before,
+        before_seq,
+        after,
+        last_of_txn,
+    )
+
+
+def _version(reader: KeyReader, at: PartitionKeys, pk: bytes, seq: Seq) -> Row:
+    """The version of a row that was written at `seq`."""
+    raw = reader.get(at.row + pk)
+    if raw is None or codec.row_seq(raw) != seq:
+        kept = reader.get(at.history_key(pk, seq))
+        if kept is None:
+            detail = f"the version of seq {seq} is missing, a change names it"
+            raise Corruption(f"row {(at.row + pk).hex()}", 0, detail)
+        raw = codec.decode_history(kept)[1]
+    row = codec.decode_row(raw)[1]
+    if row is None:
+        raise Corruption(f"row {(at.row + pk).hex()}", 0, f"seq {seq} is a tombstone")
+    return row

@@ -1,0 +1,80 @@
+"""Snapshot: what one group's partitions are at a Seq.
+
+The seq of a snapshot is the `seq_last` inside the store snapshot it reads (core.md §8), so rows,
+changes and position can't disagree. STREAM rows past their TTL are hidden by the larger of wall
+clock and group time, fixed when the snapshot is taken.
+
+Keeps: I6, I7, I9; a snapshot that is not closed pins old data in LevelDB, so its owner closes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kalamdb.model.change import Change
+from kalamdb.model.ids import GroupId, Partition, Seq, seq_ms
+from kalamdb.model.table import TableDef
+from kalamdb.store import changes, rows
+from kalamdb.store.kv import GroupSnapshot
+from kalamdb.store.rows import PartitionKeys
+
+
+class HotSnapshot:
+    """Implements `ports.Snapshot` over the hot store."""
+
+    __slots__ = ("_keys", "_now_ms", "_reader", "group", "seq")
+
+    def __init__(self, group: GroupId, reader: GroupSnapshot, wall_ms: int) -> None:
+        self.group = group
+        self.seq = reader.mark.seq_last
+        self._reader = reader
+        self._now_ms = max(wall_ms, seq_ms(self.seq))
+        self._keys: dict[tuple[int, Partition], PartitionKeys] = {}
+
+    def _at(self, table: TableDef, partition: Partition) -> PartitionKeys:
+        found = self._keys.get((table.id, partition))
+        if found is None:
+            found = self._keys[table.id, partition] = PartitionKeys(table.id, partition)
+        return found
+
+    def _hidden_upto(self, table: TableDef) -> Seq:
+        return rows.expired_upto(table, self._now_ms, self.group)
+
+    def get(self, table: TableDef, partition: Partition, pk: bytes) -> bytes | None:
+        """Row bytes of a primary key; None when there is no visible row."""
+        key = self._at(table, partition).row + pk
+        return rows.read_visible(self._reader, key, self._hidden_upto(table))
+
+    def scan(self, table: TableDef, partition: Partition) -> Iterator[tuple[bytes, bytes]]:
+        """(primary key bytes, row bytes) in key order."""
+        return rows.scan_rows(self._reader, self._at(table, partition), self._hidden_upto(table))
+
+    def scan_by_seq(
+        self, table: TableDef, partition: Partition, after: Seq, *, newest_first: bool = False
+    ) -> Iterator[bytes]:
+        """Row bytes with seq > `after`, in seq order (or backwards)."""
+        first = max(after, self._hidden_upto(table))
+        at = self._at(table, partition)
+        return rows.scan_rows_by_seq(self._reader, at, first, newest_first=newest_first)
+
+    def changes(
+        self, table: TableDef, partition: Partition, after: Seq, upto: Seq
+    ) -> Iterator[Change]:
+        """Changes in (after, upto], in seq order. Raises CursorExpired at once."""
+        changes.check_cursor(self._reader, after, self.seq)
+        at = self._at(table, partition)
+        last = min(upto, self.seq)
+        return changes.read_changes(self._reader, at, self.group, after=after, upto=last)
+
+    def last_change(self, table: TableDef, partition: Partition) -> Seq:
+        """Seq of the newest change of the chain, 0 for none."""
+        return changes.last_change(self._reader, self._at(table, partition))
+
+    def close(self) -> None:
+        self._reader.close()
+
+    def __enter__(self) -> HotSnapshot:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._reader.close()
