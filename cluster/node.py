@@ -68,7 +68,6 @@ DISK_LOOK_S = 1.0
 COMPACT_S = 5.0
 CHECKPOINT_S = 60.0
 LEADERS_TIMEOUT_S = 60.0
-LEADERS_LOOK_S = 0.002
 
 
 class NoPeers:
@@ -109,9 +108,7 @@ class Replicas:
     async def wait_lead(self) -> None:
         """Until every group is led; a sole voter needs one cycle for it."""
         async with asyncio.timeout(LEADERS_TIMEOUT_S):
-            # Polled: a replica tells nobody when it begins to lead.
-            while not all(replica.leads for replica in self.replicas.values()):  # noqa: ASYNC110
-                await asyncio.sleep(LEADERS_LOOK_S)
+            await asyncio.gather(*(each.wait_leads() for each in self.replicas.values()))
 
     async def look_at_disk(self) -> None:
         if self.disk.look():
@@ -125,8 +122,7 @@ class Replicas:
             self.logs[group].compact_to(replica.durable_index())
 
     async def checkpoint(self) -> None:
-        """Sync the row store's own log, so that the replicated log of idle groups can be dropped.
-        """
+        """Sync the row store's own log, so that the replicated log of idle groups can be dropped."""
         await asyncio.get_running_loop().run_in_executor(None, self.hot.checkpoint)
         await self.compact()
 
@@ -149,8 +145,7 @@ def fatal(error: KalamError) -> NoReturn:
 
 
 async def run_node(settings: Settings, stop: asyncio.Event) -> None:
-    """Serve until `stop`. Raises: the error tree when the node cannot start; OSError for addresses.
-    """
+    """Serve until `stop`. Raises: the error tree when the node cannot start; OSError for addresses."""
     log.info("settings_read", **described(settings))
     async with open_replicas(settings) as replicas, serving(settings, replicas) as url:
         gc.collect()
@@ -210,6 +205,7 @@ def group_count(hot: HotStore, settings: Settings) -> int:
 def open_group(replicas: Replicas, group: GroupId, node: int, clock: SystemClock) -> None:
     feed = Hub()
     replica = Replica(
+        group,
         replicas.hot.group(group),
         feed,
         clock,

@@ -119,7 +119,7 @@ class ServerSettings:
     )
     rpc: str = setting(
         "127.0.0.1:9189",
-        doc="node-to-node address; never open it to the public",
+        doc="node-to-node address, for clusters of several nodes; never open it to the public",
         check=check_address,
         flag="--rpc",
     )
@@ -149,7 +149,7 @@ class ClusterSettings:
         8, doc="data groups of a new cluster; fixed afterwards", unit="count", low=1, high=64
     )
     secret: str | None = setting(
-        None, doc="shared by the nodes to know each other", check=check_secret, secret=True
+        None, doc="by which several nodes know each other", check=check_secret, secret=True
     )
 
 

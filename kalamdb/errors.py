@@ -199,6 +199,13 @@ class InvalidDefinition(StatementFailed):
     """A CREATE or ALTER that describes something impossible."""
 
 
+class WeakPassword(StatementFailed):
+    """A new password that the rules refuse; `complaint` says why, never what it was."""
+
+    fields = ("complaint",)
+    text = "the password {complaint}; choose another"
+
+
 class InvalidStatement(StatementFailed):
     """A statement that parses and makes no sense: no WHERE, an assigned primary key, EXECUTE AS
     misuse.

@@ -21,6 +21,7 @@ settings.load_profile("gate")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--bless", action="store_true", help="write golden scripts as they play now")
     parser.addoption(
         "--sim-seeds",
         type=int,

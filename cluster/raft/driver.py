@@ -90,12 +90,13 @@ class _Driver:
         if self._closed or hub is None or self._failed.done():
             return
         try:
+            self._busy = True  # what the cycle itself queues must not begin another one
             batch = hub.cycle_begin()
             if batch is not None:
-                self._busy = True
                 self._idle.clear()
                 self._batches.put(batch)
                 return
+            self._busy = False
             self._finish(hub)
         except BaseException as error:
             self._fail(error)

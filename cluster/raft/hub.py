@@ -39,7 +39,7 @@ from kalamdb.ports import LogMachine
 GROUPS_MAX = 64
 OUTBOX_BYTES_MAX = 32 << 20
 CYCLE_S_MAX = 0.02
-HEARTBEAT_SLACK_S = 0.02  # groups whose heartbeats are this near share one wake-up and one frame
+HEARTBEAT_SLACK_S = 0.05  # groups whose heartbeats are this near share one wake-up and one frame
 LOG_AGAIN_BYTES_MAX = 16 << 20
 
 
@@ -202,11 +202,13 @@ class Hub:
         return any(outbox.messages for outbox in self._outboxes.values())
 
     def mark_due(self) -> None:
-        """Put groups whose timers are due into the next cycle."""
+        """Put groups whose timers are due, or soon will be, into the next cycle."""
         now_s = self._clock.monotonic_s()
-        for gid, group in self._groups.items():
-            if group.due_at_s() <= now_s:
-                self._dirty[gid] = None
+        due_s = {gid: group.due_at_s() for gid, group in self._groups.items()}
+        if min(due_s.values(), default=NEVER) <= now_s:
+            for gid, at_s in due_s.items():
+                if at_s <= now_s + HEARTBEAT_SLACK_S:
+                    self._dirty[gid] = None
 
     def due_at_s(self) -> float:
         """When `mark_due` should be called next; infinite when no timer runs."""

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from cluster.raft.disk import Disk
 from cluster.raft.wal_format import (
     FRAME,
+    LAST_INDEX,
     RECORD,
     RecordType,
     SegmentHeader,
@@ -134,6 +135,7 @@ class Wal:
     def trunc(self, gid: int, index: int) -> None:
         """Entries from `index` on are gone."""
         self._record(RecordType.TRUNC, gid, index, 0)
+        self._head_changed(gid).last_index = index - 1
         for live in self._lives():
             if gid in live:
                 live[gid] = min(live[gid], index - 1)
@@ -148,7 +150,7 @@ class Wal:
         """The log of the group is empty and starts after (index, term)."""
         self._record(RecordType.RESET, gid, index, term)
         head = self._head_changed(gid)
-        head.base_index, head.base_term = index, term
+        head.base_index, head.base_term, head.last_index = index, term, index
         for live in self._lives():
             live.pop(gid, None)
 
@@ -184,6 +186,8 @@ class Wal:
         segment.size_bytes += FRAME.size + self._parts_bytes
         segment.live.update(self._live)
         self._heads.update(self._changed)
+        for gid, index in self._live.items():
+            self._heads.setdefault(gid, GroupState()).last_index = index
         deleted = tuple(self._collect())
         batch = Batch(self._seq, self._parts, segment.number, created, closed, deleted)
         self._parts, self._parts_bytes = [], 0
@@ -238,7 +242,9 @@ class Wal:
         for gid, head in sorted(self._heads.items()):
             vote = 0 if head.vote is None else head.vote + 1
             parts.append(RECORD.pack(RecordType.TERM, gid, vote, head.term, 0))
-            parts.append(RECORD.pack(RecordType.HEAD, gid, head.base_index, head.base_term, 0))
+            base, size = (head.base_index, head.base_term), LAST_INDEX.size
+            parts.append(RECORD.pack(RecordType.HEAD, gid, *base, size))
+            parts.append(LAST_INDEX.pack(head.last_index))
         header = SegmentHeader(self._uuid, number, previous_end_bytes, self._seq)
         self._seq += 1
         seed = segment_seed(self._uuid, number)

@@ -41,6 +41,7 @@ _CRC = struct.Struct("<I")
 HEADER_BYTES = _HEADER.size + _CRC.size
 FRAME = struct.Struct("<4sIIQQ")
 RECORD = struct.Struct("<BHQQI")
+LAST_INDEX = struct.Struct("<Q")
 
 
 class RecordType(IntEnum):
@@ -51,7 +52,7 @@ class RecordType(IntEnum):
     TRUNC = 3  # entries from index on are gone: a later leader's conflict
     COMPACT = 4  # entries up to (index, term) are gone: the group's state has them
     RESET = 5  # the log is empty and starts after (index, term): an installed image
-    HEAD = 6  # head of a segment: the log starts after (index, term)
+    HEAD = 6  # head of a segment: the log starts after (index, term), data is its last index
 
 
 @dataclass(frozen=True, slots=True)

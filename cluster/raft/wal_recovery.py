@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from cluster.raft.disk import Disk
 from cluster.raft.wal_format import (
     HEADER_BYTES,
+    LAST_INDEX,
     Frame,
     RecordType,
     SegmentHeader,
@@ -39,11 +40,12 @@ class GroupState:
     vote: int | None = None
     base_index: int = 1
     base_term: int = 0
+    last_index: int = 1
     entries: list[Entry] = field(default_factory=list[Entry])
 
     def head(self) -> GroupState:
         """The same without entries, to be changed apart."""
-        return GroupState(self.term, self.vote, self.base_index, self.base_term)
+        return GroupState(self.term, self.vote, self.base_index, self.base_term, self.last_index)
 
 
 @dataclass(slots=True)
@@ -134,17 +136,17 @@ class _Replay:
                 state = self.groups.get(gid)
                 if state is None:
                     state = self.groups[gid] = GroupState()
-                last = state.entries[-1][1] if state.entries else index - 1
-                if index != last + 1 or index <= state.base_index:
-                    detail = f"entry {index} of group {gid} follows {last}"
+                if index != state.last_index + 1:
+                    detail = f"entry {index} of group {gid} follows {state.last_index}"
                     raise Corruption(path=name, offset=frame.offset, detail=detail)
                 state.entries.append((payload, index, term))
+                state.last_index = index
                 live[gid] = index
             else:
-                self._fact(name, frame, (kind, gid, index, term))
+                self._fact(name, frame, (kind, gid, index, term, payload))
 
-    def _fact(self, name: str, frame: Frame, record: tuple[int, int, int, int]) -> None:
-        kind, gid, index, term = record
+    def _fact(self, name: str, frame: Frame, record: tuple[int, int, int, int, bytes]) -> None:
+        kind, gid, index, term, payload = record
         state = self.groups.setdefault(gid, GroupState())
         match kind:
             case RecordType.TERM:
@@ -152,6 +154,7 @@ class _Replay:
             case RecordType.TRUNC:
                 while state.entries and state.entries[-1][1] >= index:
                     state.entries.pop()
+                state.last_index = min(state.last_index, index - 1)
                 for segment in self.segments:
                     if gid in segment.live:
                         segment.live[gid] = min(segment.live[gid], index - 1)
@@ -161,24 +164,27 @@ class _Replay:
             case RecordType.RESET:
                 state.base_index, state.base_term = index, term
                 state.entries.clear()
+                state.last_index = index
                 for segment in self.segments:
                     segment.live.pop(gid, None)
             case RecordType.HEAD:
-                known = (state.base_index, state.base_term)
-                if len(self.segments) > 1 and known != (index, term):
-                    detail = f"head says group {gid} starts after {(index, term)}, replay {known}"
+                said = (index, term, *LAST_INDEX.unpack(payload))
+                known = (state.base_index, state.base_term, state.last_index)
+                if len(self.segments) > 1 and known != said:
+                    detail = f"head says group {gid} is {said}, replay {known}"
                     raise Corruption(path=name, offset=frame.offset, detail=detail)
-                state.base_index, state.base_term = index, term
+                state.base_index, state.base_term, state.last_index = said
             case _:
                 detail = f"record type {kind} is not known"
                 raise Corruption(path=name, offset=frame.offset, detail=detail)
 
     def finish(self, name: str) -> None:
-        """In the oldest segment entries may start late; what remains after all facts may not."""
+        """The oldest segment may lack entries its head counts; after all facts none is missing."""
         for gid, state in self.groups.items():
-            if state.entries and state.entries[0][1] != state.base_index + 1:
-                detail = f"group {gid} starts after {state.base_index}, its first entry is "
-                raise Corruption(path=name, offset=0, detail=detail + str(state.entries[0][1]))
+            first = state.entries[0][1] if state.entries else state.last_index + 1
+            if first != state.base_index + 1:
+                detail = f"group {gid} starts after {state.base_index}, its first entry is {first}"
+                raise Corruption(path=name, offset=0, detail=detail)
 
 
 def _drop_to(state: GroupState, index: int) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kalamdb.decide.draft import Chain, Chains, Draft
+from kalamdb.decide.draft import Chains, Draft
 from kalamdb.decide.plan import TablePlan
 from kalamdb.decide.rows import RowWriter
 from kalamdb.errors import Conflict
@@ -46,27 +46,29 @@ def _split_chain(chain: bytes) -> tuple[TableId, Partition]:
     return TableId(keys.U32.unpack_from(chain)[0]), Partition(partition)
 
 
-# ---- TTL -----------------------------------------------------------------------------------------
+# ---- TTL ----------------------------------------------------------------------------------------
 
 
 def expire_rows(
     draft: Draft, work: ExpireRows, plan: TablePlan, *, reader: KeyReader, chains: Chains
 ) -> Outcome:
     """Remove rows with seq ≤ `upto`, oldest hours first; `affected` is how many entries went."""
-    writers: dict[Chain, RowWriter] = {}
+    writers: dict[bytes, RowWriter] = {}
     expired = 0
     for key in _expiry_keys(reader, work.table.id, work.upto):
         if expired >= work.rows_max:
             break
-        chain = chains(*_split_chain(keys.chain_of_change(key)))
+        name = keys.chain_of_change(key)
+        writer = writers.get(name)
+        if writer is None:
+            writer = RowWriter(draft, plan, chains(*_split_chain(name)))
+        chain = writer.chain
         seq = Seq(keys.U64.unpack_from(key, len(key) - 8)[0])
         pk = reader.get(chain.seq_key(seq))
         raw = None if pk is None else draft.get(chain.row + pk)
         if pk is None or raw is None or codec.row_seq(raw) != seq:
             continue  # a decision under way has superseded it, and takes its EXPIRY entry out
-        writer = writers.get(chain)
-        if writer is None:
-            writer = writers[chain] = RowWriter(draft, plan, chain)
+        writers[name] = writer
         writer.remove(pk, raw, Op.EXPIRE)
         expired += 1
     for writer in writers.values():
@@ -96,7 +98,7 @@ def _next_hour(reader: KeyReader, family: keys.Family, hour: int, last_hour: int
     return last_hour + 1
 
 
-# ---- changes, history, request ids ---------------------------------------------------------------
+# ---- changes, history, request ids --------------------------------------------------------------
 
 
 def trim_before(
@@ -162,7 +164,7 @@ def _trim_requests(draft: Draft, reader: KeyReader, hour: int, keys_max: int) ->
     return removed
 
 
-# ---- dropped tables ------------------------------------------------------------------------------
+# ---- dropped tables -----------------------------------------------------------------------------
 
 
 def purge_table(draft: Draft, work: PurgeTable, *, reader: KeyReader) -> Outcome:

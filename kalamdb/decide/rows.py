@@ -207,7 +207,7 @@ class RowWriter:
         )
 
 
-# ---- INSERT --------------------------------------------------------------------------------------
+# ---- INSERT -------------------------------------------------------------------------------------
 
 
 def insert_rows(draft: Draft, work: InsertRows, plan: TablePlan, chain: Chain) -> Outcome:
@@ -284,7 +284,7 @@ def _check_key(plan: TablePlan, pk: bytes, row: Row) -> None:
         raise InvalidStatement("a primary key cannot be changed; delete the row and insert another")
 
 
-# ---- UPDATE and DELETE ---------------------------------------------------------------------------
+# ---- UPDATE and DELETE --------------------------------------------------------------------------
 
 
 def change_keys(draft: Draft, work: ChangeKeys, plan: TablePlan, chain: Chain) -> Outcome:

@@ -65,7 +65,7 @@ def put_record(draft: Draft, catalog: CatalogView, key: bytes, value: bytes | No
     draft.put(records.VERSION_KEY, keys.U64.pack(catalog.version + 1))
 
 
-# ---- namespaces ----------------------------------------------------------------------------------
+# ---- namespaces ---------------------------------------------------------------------------------
 
 
 def create_namespace(draft: Draft, work: CreateNamespace, catalog: CatalogView) -> Outcome:
@@ -95,7 +95,7 @@ def drop_namespace(draft: Draft, work: DropNamespace, catalog: CatalogView) -> O
     return done(draft)
 
 
-# ---- tables --------------------------------------------------------------------------------------
+# ---- tables -------------------------------------------------------------------------------------
 
 
 def define_table(draft: Draft, work: DefineTable, catalog: CatalogView) -> Outcome:
@@ -144,7 +144,7 @@ def drop_table(draft: Draft, work: DropTable, catalog: CatalogView) -> Outcome:
     return done(draft)
 
 
-# ---- data groups ---------------------------------------------------------------------------------
+# ---- data groups --------------------------------------------------------------------------------
 
 
 def put_fence(draft: Draft, work: PutFence) -> Outcome:

@@ -28,6 +28,7 @@ from kalamdb.decide.draft import Chain, Draft
 from kalamdb.decide.flight import NOTHING, Flight, Taken, Verdict, Waiter, settle
 from kalamdb.decide.plan import Checks, TablePlan, no_checks
 from kalamdb.decide.requests import Requests, request_key, stored_outcome
+from kalamdb.decide.standing import Standing
 from kalamdb.errors import (
     DiskFull,
     Indeterminate,
@@ -35,29 +36,22 @@ from kalamdb.errors import (
     NotLeader,
     Overloaded,
     RequestIdReused,
-    SchemaChanged,
     StatementTooLarge,
     Unavailable,
-    UnknownTable,
 )
-from kalamdb.model import codec, keys, work
-from kalamdb.model.catalog import CatalogView
+from kalamdb.model import codec, work
 from kalamdb.model.command import (
     ENTRY_SIZE_MAX_BYTES,
     STATEMENT_EFFECTS_MAX_BYTES,
     Effect,
     Outcome,
 )
-from kalamdb.model.ids import META_GROUP, GroupId, Partition, Seq, Slot, TableId, seq_ms, slot_of
+from kalamdb.model.ids import GroupId, Partition, Seq, seq_ms
 from kalamdb.model.table import TableDef
 from kalamdb.model.work import RequestTag, Work
-from kalamdb.store import catalog, staged
+from kalamdb.store import staged
 from kalamdb.store.catalog_codec import (
-    FenceState,
-    SlotState,
-    decode_fence,
     decode_request,
-    decode_slot,
     encode_request,
 )
 from kalamdb.store.kv import GroupStore, prefix_end
@@ -133,10 +127,7 @@ class Sequencer:
         self._claimed = 0  # of those, how many the machine has in its batch
         self._verdicts: deque[Verdict] = deque()
         self._requests = Requests(store, limits.request_ids_max)
-        self._plans: dict[TableId, TablePlan] = {}
-        self._open_slots: set[Slot] = set()
-        self._chains: dict[tuple[TableId, Partition], Chain] = {}
-        self._catalog: CatalogView | None = None
+        self._standing = Standing(store, self.overlay, checks, limits.chains_max)
         self._decided = self._refused = 0
 
     # ---- leadership -----------------------------------------------------------------------------
@@ -149,20 +140,19 @@ class Sequencer:
         self.term = term
         self.seq_last = self._cut_seq = mark.seq_last
         self.ready = True
-        self._load_slots()
-        if self.group == META_GROUP:
-            self._catalog = catalog.load(self._store)
+        self._standing.load()
         self._drop_orphaned_chunks()
 
     def resign(self, reason: str) -> None:
         """Leadership is lost. Every waiter gets the strongest answer that is certainly true."""
         queued, taken, verdicts = self._queue, self._taken, self._verdicts
         self.ready = False
-        self.overlay = {}
+        self.overlay.clear()
         self._queue, self._taken, self._verdicts = deque(), deque(), deque()
         self._queue_bytes = self._claimed = 0
         self._applied_number = self._number
-        self._forget()
+        self._requests.clear()
+        self._standing.forget()
         for entry in taken:
             for flight in entry.commands:
                 _answer(flight, Indeterminate(reason))
@@ -170,25 +160,6 @@ class Sequencer:
             _answer(flight, Unavailable(reason))
         for verdict in verdicts:
             settle(verdict.waiter, Unavailable(reason))
-
-    def _forget(self) -> None:
-        self._requests.clear()
-        self._plans.clear()
-        self._open_slots.clear()
-        self._chains.clear()
-        self._catalog = None
-
-    def _load_slots(self) -> None:
-        prefix = bytes([keys.Family.SLOT])
-        for key, value in self._store.scan(prefix, prefix_end(prefix)):
-            self._slot_decided(key, value)
-
-    def _slot_decided(self, key: bytes, value: bytes | None) -> None:
-        slot = Slot(keys.U16.unpack_from(key, 1)[0])
-        if value is not None and decode_slot(value).state is SlotState.OPEN:
-            self._open_slots.add(slot)
-        else:
-            self._open_slots.discard(slot)
 
     def _drop_orphaned_chunks(self) -> None:
         """Chunks of staged commands whose commit was lost with an earlier leader."""
@@ -254,22 +225,21 @@ class Sequencer:
     def _decide(self, draft: Draft, asked: Work) -> Outcome:
         match asked:
             case work.InsertRows():
-                plan = self._plan(asked.table)
-                chain = self._chain_for_write(asked.table.id, asked.partition)
+                plan, chain = self._target(asked.table, asked.partition)
                 return rows.insert_rows(draft, asked, plan, chain)
             case work.ChangeKeys():
-                plan = self._plan(asked.table)
-                chain = self._chain_for_write(asked.table.id, asked.partition)
+                plan, chain = self._target(asked.table, asked.partition)
                 return rows.change_keys(draft, asked, plan, chain)
             case work.PutRows():
-                plan = self._plan(asked.table)
-                chain = self._chain_for_write(asked.table.id, asked.partition)
+                plan, chain = self._target(asked.table, asked.partition)
                 read = asked.read_set.tables.items()
-                seen = {self.chain(*at): seq for at, seq in read}
+                seen = {self._standing.chain(*at): seq for at, seq in read}
                 return rows.put_rows(draft, asked, plan, chain, last_seqs=seen)
             case work.ExpireRows():
-                plan = self._plan(asked.table)
-                return purge.expire_rows(draft, asked, plan, reader=self._store, chains=self.chain)
+                plan = self._standing.plan(asked.table)
+                return purge.expire_rows(
+                    draft, asked, plan, reader=self._store, chains=self._standing.chain
+                )
             case work.TrimBefore():
                 self._requests.trimmed()
                 return purge.trim_before(draft, asked, reader=self._store)
@@ -283,7 +253,7 @@ class Sequencer:
                 return self._decide_meta(draft, asked)
 
     def _decide_meta(self, draft: Draft, asked: work.MetaWork) -> Outcome:
-        view = self._catalog
+        view = self._standing.catalog
         assert view is not None, "only group 0 holds the catalog"
         if not isinstance(asked, work.DropTable | work.DropNamespace | work.DropUser):
             self._require_disk()
@@ -312,46 +282,11 @@ class Sequencer:
         if full is not None:
             raise full
 
-    def _plan(self, table: TableDef) -> TablePlan:
-        """The fence's plan. Raises SchemaChanged, UnknownTable; Unavailable without a fence."""
-        plan = self._plans.get(table.id)
-        if plan is None:
-            plan = self._load_plan(table)
-        if plan.state is not FenceState.ACTIVE:
-            raise UnknownTable(table.full_name)
-        if plan.table.version != table.version:
-            raise SchemaChanged(table.full_name, plan.table.version)
-        return plan
-
-    def _load_plan(self, table: TableDef) -> TablePlan:
-        effect = self.overlay.get(keys.fence(table.id))
-        raw = self._stored(keys.fence(table.id)) if effect is None else effect[1]
-        if raw is None:
-            raise Unavailable(f"group {self.group} has no fence for {table.full_name} yet")
-        fence = decode_fence(raw)
-        plan = self._plans[table.id] = TablePlan(fence.table, fence.state, self._checks)
-        return plan
-
-    def chain(self, table: TableId, partition: Partition) -> Chain:
-        """The chain's keys and its last decided change."""
-        found = self._chains.get((table, partition))
-        if found is None:
-            if len(self._chains) >= self._limits.chains_max:
-                self._chains.clear()
-            effect = self.overlay.get(keys.last(table, partition))
-            raw = self._stored(keys.last(table, partition)) if effect is None else effect[1]
-            last = Seq(0) if raw is None else codec.decode_seq(raw)
-            found = self._chains[table, partition] = Chain(table, partition, last)
-        return found
-
-    def _chain_for_write(self, table: TableId, partition: Partition) -> Chain:
-        """Raises NotLeader when the partition's slot is not open here, DiskFull."""
+    def _target(self, table: TableDef, partition: Partition) -> tuple[TablePlan, Chain]:
+        """Where a row write goes. Raises SchemaChanged, UnknownTable, NotLeader, DiskFull."""
         self._require_disk()
-        chain = self._chains.get((table, partition))
-        slot = slot_of(partition) if chain is None else chain.slot
-        if slot not in self._open_slots:
-            raise NotLeader(self.group, None)
-        return self.chain(table, partition) if chain is None else chain
+        plan = self._standing.plan(table)
+        return plan, self._standing.chain_for_write(table.id, partition)
 
     # ---- what was decided -----------------------------------------------------------------------
 
@@ -373,7 +308,7 @@ class Sequencer:
             flight.outcome = stored_outcome(outcome)
         self._enqueue(flight)  # may refuse: nothing has been kept so far
         for chain, last in draft.moved:
-            chain.last_seq = last
+            self._standing.moved(chain, last)
         self.overlay.update(draft.fresh)
         if tag is not None and key is not None:
             self._requests.add(tag, flight)
@@ -383,20 +318,7 @@ class Sequencer:
         self.seq_last = draft.seq
         self._decided += 1
         if not isinstance(asked, work.InsertRows | work.ChangeKeys | work.PutRows):
-            self._learn(draft)
-
-    def _learn(self, draft: Draft) -> None:
-        """Keep caches of decided records in step."""
-        for key, value in draft.effects:
-            match key[0]:
-                case keys.Family.SLOT:
-                    self._slot_decided(key, value)
-                case keys.Family.FENCE:
-                    self._plans.pop(keys.table_of(key), None)
-                case _:
-                    pass
-        if self._catalog is not None:
-            self._catalog = catalog.fold(self._catalog, draft.effects)
+            self._standing.learn(draft.effects)
 
     def _enqueue(self, flight: Flight) -> None:
         """Raises StatementTooLarge."""
@@ -415,7 +337,7 @@ class Sequencer:
         self._enqueue_staged(flight, encoded)
 
     def _enqueue_staged(self, flight: Flight, encoded: bytes) -> None:
-        """Chunks travel first, under the seq of before; the commit carries the statement's waiters."""
+        """Chunks travel first, under the seq of before; the commit carries the waiters."""
         *parts, commit = staged.split(encoded, self.term, self._number + 1)
         before = Outcome(0, self.seq_last)
         for effects in parts:

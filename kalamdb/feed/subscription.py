@@ -145,7 +145,7 @@ class Subscription:
         self.chain = keys.chain(plan.table.id, partition)
         self.prefix = event_prefix(subscription_id) if prefix is None else prefix
         self.push = outlet.push
-        self.position = Seq(0)
+        self.position = start.cursor if isinstance(start, Resume) else Seq(0)
         self.stage = Stage.NEW
         self._start = start
         self._snapshot = snapshot
@@ -264,6 +264,7 @@ class Subscription:
             snapshot=self._snapshot(),
             opened_s=now_s,
         )
+        self.position = Seq(0)  # who is cut off while loading has to load again
         self.stage = Stage.LOADING
         return self._load_slice()
 

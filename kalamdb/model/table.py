@@ -20,6 +20,9 @@ ROW_ID_COLUMN = "_row_id"
 SEQ_COLUMN_ID = -1
 DELETED_COLUMN_ID = -2
 ROW_ID_COLUMN_ID = 0
+# What a read of `all_users.namespace.table` adds: whose row it is. No table stores it.
+USER_ID_COLUMN = "_user_id"
+USER_ID_COLUMN_ID = -3
 
 RESERVED_COLUMNS = frozenset(
     (

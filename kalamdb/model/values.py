@@ -15,7 +15,7 @@ import struct
 import uuid
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
-from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
+from decimal import ROUND_HALF_UP, Context, Decimal, InvalidOperation
 from typing import Any
 
 import orjson
@@ -29,13 +29,19 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_DAY = _EPOCH.date()
 _DAY_US = 86_400_000_000
 _MICROSECOND = timedelta(microseconds=1)
+_WIDE = Context(prec=100)  # the default's 28 digits are fewer than a DECIMAL has
 _TRUE = frozenset(("t", "true", "yes", "on", "1"))
 _FALSE = frozenset(("f", "false", "no", "off", "0"))
 
 
+def strict_parser(column_type: ColumnType, column: str) -> Parse:
+    """A function from a client's value, not None, to a stored value."""
+    return _PARSERS[column_type.kind](column_type, column)
+
+
 def parser(column_type: ColumnType, column: str) -> Parse:
     """A function from a client's value to a stored value; None stays None."""
-    parse = _PARSERS[column_type.kind](column_type, column)
+    parse = strict_parser(column_type, column)
 
     def or_null(value: Any) -> Any:
         return None if value is None else parse(value)
@@ -74,7 +80,10 @@ def _integer(expected: ColumnType, column: str) -> Parse:
                 return int(value.strip())
             except ValueError:
                 raise _mismatch(column, expected, value) from None
-        if isinstance(value, (float, Decimal)) and value == value // 1:
+        if isinstance(value, Decimal) and value.is_finite() and abs(value.adjusted()) < 64:
+            if value == value.to_integral_value():
+                return int(value)
+        elif isinstance(value, float) and value.is_integer():
             return int(value)
         raise _mismatch(column, expected, value)
 
@@ -111,7 +120,7 @@ def _decimal(expected: ColumnType, column: str) -> Parse:
             number = Decimal(str(value).strip())
             if not number.is_finite() or abs(number) >= limit:
                 raise ValueOutOfRange(column, expected.sql, shown(value))
-            number = number.quantize(quantum, ROUND_HALF_UP)
+            number = number.quantize(quantum, ROUND_HALF_UP, _WIDE)
         except InvalidOperation:
             raise _mismatch(column, expected, value) from None
         if abs(number) >= limit:

@@ -1,9 +1,10 @@
 # pyright: basic
 """Stored rows → Arrow record batches, as the query engine reads them.
 
-Runs in query workers only. The Arrow types are those of `model.types`, but for UUID, which SQL compares with
-text and therefore sees as text. What an Arrow type cannot say (that a text is a UUID or JSON, that a column
-is a key) stands in field metadata, and results keep it where a column passes through unchanged.
+Runs in query workers only. The Arrow types are those of `model.types`, but for UUID, which SQL
+compares with text and therefore sees as text. What an Arrow type cannot say (that a text is a UUID
+or JSON, that a column is a key) stands in field metadata, and results keep it where a column passes
+through unchanged.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """UPDATE and DELETE that have to look for their rows, and INSERT … SELECT.
 
-1. Scan a snapshot: with the statement's own predicate in a thread, or with the query engine in a worker.
-2. Write the rows found as one piece of work with its read set: the rows seen, and the last change of every
-   table that was looked at.
-3. The sequencer refuses it with Conflict when another write came between; then again from 1, at most
-   `ATTEMPTS_MAX` times.
+1. Scan a snapshot: with the statement's own predicate in a thread, or with the query engine in a
+   worker.
+2. Write the rows found as one piece of work with its read set: the rows seen, and the last change
+   of every table that was looked at.
+3. The sequencer refuses it with Conflict when another write came between; then again from 1, at
+   most `ATTEMPTS_MAX` times.
 
 Keeps: nothing is locked while rows are looked for; what is written rests on what is still there.
 """
@@ -21,8 +22,8 @@ from kalamdb.model.change import Row
 from kalamdb.model.command import Outcome
 from kalamdb.model.ids import Partition, Seq, TableId
 from kalamdb.model.table import Column, TableDef
-from kalamdb.model.work import InsertRows, PutRows, ReadSet, RequestTag
 from kalamdb.model.values import parser
+from kalamdb.model.work import InsertRows, PutRows, ReadSet, RequestTag
 from kalamdb.ports import Groups, Snapshot
 from kalamdb.query import scan
 from kalamdb.query.engine_pool import EnginePool, Stopped
@@ -48,8 +49,8 @@ async def change(
 ) -> Outcome:
     """Carry out `plan`; a ChangePlan has no keys.
 
-    Raises: Conflict after the last attempt; LimitReached when more would change than a result may hold; what
-    reading, computing and writing raise.
+    Raises: Conflict after the last attempt; LimitReached when more would change than a result may
+    hold; what reading, computing and writing raise.
     """
     for attempt in range(1, ATTEMPTS_MAX + 1):
         try:
@@ -126,7 +127,7 @@ class _Found:
             )
 
 
-# ---- by our own predicate -------------------------------------------------------------------------------------
+# ---- by our own predicate -----------------------------------------------------------------------
 
 
 async def _by_predicate(plan: ChangePlan, run: _Run) -> _Found:
@@ -140,7 +141,10 @@ async def _by_predicate(plan: ChangePlan, run: _Run) -> _Found:
 
 
 async def _snapshot(table: TableDef, partition: Partition, groups: Groups) -> Snapshot:
-    """A linearizable snapshot in which `table` still has this definition. Raises Unavailable, SchemaChanged."""
+    """A linearizable snapshot in which `table` still has this definition.
+
+    Raises: Unavailable, SchemaChanged.
+    """
     barrier = groups.barrier(partition)
     if barrier is not None:
         await barrier
@@ -170,12 +174,14 @@ def _look(plan: ChangePlan, run: _Run, snapshot: Snapshot, stopped: Stopped) -> 
     return found
 
 
-# ---- by the query engine --------------------------------------------------------------------------------------
+# ---- by the query engine ------------------------------------------------------------------------
 
 
 async def _by_engine(plan: EngineChangePlan, run: _Run) -> _Found:
-    """Keys and new values come from the engine; the rows they belong to from a second snapshot, which must
-    be the same to the table. Raises Conflict when it is not."""
+    """Keys and new values come from the engine, the rows they belong to from a second snapshot.
+
+    Raises: Conflict when the table changed between the two.
+    """
     result = await scan.values(plan.scan, run.env, run.groups, run.pool, run.limits)
     partition = run.partition(plan.table)
     snapshot = await _snapshot(plan.table, partition, run.groups)

@@ -3,9 +3,9 @@
 
 Runs in query workers only; the only importer of datafusion.
 
-Keeps: a session reads neither files nor catalogs, changes nothing, and cannot be told to by its text (no DDL,
-DML, SET, COPY; no information_schema); its memory pool is bounded; its errors leave as errors of the tree,
-with the names the user wrote.
+Keeps: a session reads neither files nor catalogs, changes nothing, and cannot be told to by its
+text (no DDL, DML, SET, COPY; no information_schema); its memory pool is bounded; its errors leave
+as errors of the tree, with the names the user wrote.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from kalamdb.model.ids import SEQ_STEP, GroupId, Seq, seq_at, seq_next
 BATCH_ROWS = 8192
 SNOWFLAKE_GROUP = GroupId(511)  # no data group has it: ids made here collide with no seq
 ONE_PARTITION_ROWS_MAX = 50_000
-"""Below, splitting the work costs more than it gains; and one partition keeps the order of the rows."""
+"""Below, splitting the work costs more than it gains."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +58,12 @@ class Engine:
         )
 
     def run(self, text: str, tables: Sequence[EngineTable], *, ordered: bool) -> Result:
-        """Plan and start one SELECT. Raises QueryFailed, QueryMemoryExceeded, here and while iterating.
+        """Plan and start one SELECT.
 
-        Order: without an ORDER BY (`ordered` false), the rows of a query that only filters and projects one
-        table come in the order of the table.
+        Raises: QueryFailed, QueryMemoryExceeded, EnginePanic, also while iterating.
+
+        Order: without an ORDER BY (`ordered` false), the rows of a query that only filters and
+        projects one table come in the order of the table.
         """
         shown = {table.alias: table.shown for table in tables}
         rows = sum(batch.num_rows for table in tables for batch in table.batches)
@@ -117,18 +119,30 @@ def _batches(
         raise translated(error, shown, memory_max_bytes) from error
 
 
-# ---- errors ---------------------------------------------------------------------------------------------------
+# ---- errors -------------------------------------------------------------------------------------
 
 
 class EnginePanic(Exception):
     """The engine broke an assertion of its own; this process should not run another query."""
 
 
-_PREFIX = re.compile(
-    r"^(?:DataFusion error|Arrow error|External error|Execution error|Error during planning|Schema error"
-    r"|SQL error|Compute error|Cast error|Parser error|Context|This feature is not implemented"
-    r"|Optimizer rule '[^']*' failed|type_coercion|caused by|expand_wildcard_rule)\s*:?\s*"
+_LAYERS = (
+    "DataFusion error",
+    "Arrow error",
+    "External error",
+    "Execution error",
+    "Error during planning",
+    "Schema error",
+    "SQL error",
+    "Compute error",
+    "Cast error",
+    "Parser error",
+    "This feature is not implemented",
+    r"Optimizer rule '[^']*' failed",
+    "type_coercion",
+    "caused by",
 )
+_PREFIX = re.compile(rf"(?:{'|'.join(_LAYERS)})\s*:?\s*")
 _PARSER = re.compile(r'^ParserError\("(.*)"\)$', re.DOTALL)
 _CATALOG = re.compile(r"\bdatafusion\.public\.")
 _BACKTRACE = re.compile(r"\n+(?:backtrace:|This issue was likely caused by).*", re.DOTALL)
@@ -139,7 +153,7 @@ _DETAIL_MAX = 500
 def translated(
     error: BaseException, shown: Mapping[str, str], memory_max_bytes: int
 ) -> BaseException:
-    """The error of the tree that an error of the engine means; interrupts and the like stay what they are."""
+    """The error of the tree that an error of the engine means; an interrupt stays one."""
     if isinstance(error, (KalamError, KeyboardInterrupt, SystemExit, MemoryError)):
         return error
     text = str(error)
@@ -163,12 +177,15 @@ def clean(text: str, shown: Mapping[str, str]) -> str:
     return text if len(text) <= _DETAIL_MAX else text[:_DETAIL_MAX] + "…"
 
 
-# ---- functions ------------------------------------------------------------------------------------------------
+# ---- functions ----------------------------------------------------------------------------------
 
 
 def _functions(clock: Clock, ids: Ids) -> list[datafusion.ScalarUDF]:
-    """The functions the engine lacks. Each takes one DOUBLE that it ignores, `random()` say: a function without
-    arguments is not told how many rows it is for."""
+    """The functions the engine lacks.
+
+    Each takes a DOUBLE that it ignores, `random()` say: a function without arguments is not told
+    how many rows it is for.
+    """
     last = Seq(0)
 
     def snowflake_id() -> int:

@@ -1,11 +1,12 @@
 """One query worker as the server sees it: start it, ask it, watch its memory, end it.
 
-The worker gets two sockets, a bare environment without the server's secrets, and nothing else. How it ended
-tells what to answer: over its memory or out of it, broken by the statement, or taken away from outside.
+The worker gets two sockets, a bare environment without the server's secrets, and nothing else. How
+it ended tells what to answer: over its memory or out of it, broken by the statement, or taken away
+from outside.
 
-Keeps: after a query that did not come to its end (time, cancellation, memory, a lost worker), the worker is
-killed; what it was doing goes on nowhere. A feed's rows are closed only after the thread that reads them is
-through.
+Keeps: after a query that did not come to its end (time, cancellation, memory, a lost worker), the
+worker is killed; what it was doing goes on nowhere. A feed's rows are closed only after the thread
+that reads them is through.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class Feed(Protocol):
     """The rows of a query's sources."""
 
     async def open(self) -> tuple[WireSource, ...]:
-        """Pin a state of all sources; called once a worker is there. Raises what reading may raise."""
+        """Pin a state of all sources, once a worker is there. Raises what reading may raise."""
         ...
 
     def rows(self, source: int) -> Iterator[tuple[bytes, bytes]]:
@@ -92,7 +93,7 @@ class Feed(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of what `open` pinned; called on the loop, once, also when `open` failed or never ran."""
+        """Let go of what `open` pinned, if it did; called on the loop, once."""
         ...
 
 
@@ -110,7 +111,7 @@ class WorkerEnded(Exception):
 
 
 class EngineLink:
-    """A running worker. Made on the event loop; `on_end` is called on it when the process is gone."""
+    """A running worker. Made on the event loop, where `on_end` is called when it is gone."""
 
     def __init__(self, settings: LinkSettings, on_end: Callable[[EngineLink], None]) -> None:
         self._settings = settings
@@ -121,6 +122,7 @@ class EngineLink:
         self._over_memory = False
         self._running = False
         self._stderr_tail = b""
+        self.code = 0  # its exit code once it ended, minus the signal that ended it
         self._watch: asyncio.TimerHandle | None = None
         self.ready = False
         self.clean = True
@@ -150,7 +152,7 @@ class EngineLink:
                 stdout=subprocess.DEVNULL,
                 stderr=self._stderr,
                 pass_fds=(control.fileno(), feed.fileno()),
-                env=_environment(settings.partitions),
+                env=environment(settings.partitions),
                 cwd="/",
                 process_group=0,
             )
@@ -158,17 +160,19 @@ class EngineLink:
         self._pidfd = os.pidfd_open(self.pid)
         self._loop.add_reader(self._pidfd, self._gone)
 
-    # ---- a query --------------------------------------------------------------------------------------------
+    # ---- a query --------------------------------------------------------------------------------
 
     async def run(
         self, request: ScanRequest, feed: Feed, threads: ThreadPoolExecutor
     ) -> EngineResult:
-        """Raises what the query or its feed raise. When `clean` is false afterwards, `kill` this worker."""
+        """Raises what the query or its feed raise. If not `clean` afterwards, `kill` it."""
         fed: Future[None] | None = None
         self._running = True
         try:
             await self._wait_ready()
             sources = await feed.open()
+            if self.ended.is_set():
+                raise WorkerEnded
             self.clean = False
             self._watch_memory()
             await self._send(_query(request, sources))
@@ -191,9 +195,7 @@ class EngineLink:
             if fed is None:
                 feed.close()
             else:
-                if not self.clean:
-                    self.kill()  # a thread that writes to it wakes up with an error
-                after(fed, feed.close)
+                after(fed, feed.close)  # a killed worker wakes a thread that writes to it
 
     async def _result(self, request: ScanRequest, fed: Future[None] | None) -> EngineResult:
         columns: tuple[ResultColumn, ...] = ()
@@ -239,9 +241,11 @@ class EngineLink:
             case _:
                 assert_never(failed.failure)
 
-    # ---- frames ---------------------------------------------------------------------------------------------
+    # ---- frames ---------------------------------------------------------------------------------
 
     async def _wait_ready(self) -> None:
+        if self.ended.is_set():
+            raise WorkerEnded
         if not self.ready:
             answer = await self._next()
             assert isinstance(answer, Ready), f"a worker sent {answer} out of turn"
@@ -273,7 +277,7 @@ class EngineLink:
                 raise WorkerEnded
             received += data
 
-    # ---- memory ---------------------------------------------------------------------------------------------
+    # ---- memory ---------------------------------------------------------------------------------
 
     def memory_bytes(self) -> int:
         """What the process has in memory; 0 when it is gone."""
@@ -303,7 +307,7 @@ class EngineLink:
             self._watch.cancel()
             self._watch = None
 
-    # ---- the end --------------------------------------------------------------------------------------------
+    # ---- the end --------------------------------------------------------------------------------
 
     def kill(self) -> None:
         self.clean = False
@@ -314,7 +318,7 @@ class EngineLink:
         """The process ended: collect it."""
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
-        self._process.wait()
+        self.code = self._process.wait()
         self._stderr_tail = os.pread(self._stderr, STDERR_TAIL_BYTES, _tail_at(self._stderr))
         os.close(self._stderr)
         self.clean = False
@@ -335,7 +339,7 @@ class EngineLink:
         except TimeoutError:  # it closed its sockets and lives
             self.kill()
             await self.ended.wait()
-        code = self._process.returncode
+        code = self.code
         if self._over_memory or b"memory allocation of" in self._stderr_tail:
             return QueryMemoryExceeded(self._settings.memory_max_bytes)
         if not self.ready:
@@ -382,7 +386,7 @@ def after(future: Future[Any], close: Callable[[], None]) -> None:
         future.add_done_callback(lambda _: loop.call_soon_threadsafe(close))
 
 
-def _environment(partitions: int) -> dict[str, str]:
+def environment(partitions: int) -> dict[str, str]:
     """A worker knows where the code is, and nothing the server was configured with."""
     return {
         "PATH": os.defpath,

@@ -1,12 +1,12 @@
-"""The query workers of a node: started with the first scan, kept warm, given one query each at a time.
+"""The query workers of a node: started with the first scan, kept warm, one query each at a time.
 
-1. A query takes an idle worker, best one that holds its tables already; or starts one; or waits in line.
+1. A query takes an idle worker, best one that holds its tables; or starts one; or waits in line.
 2. The worker runs it (`engine_link.py`), within the time and memory of the settings.
-3. A worker that ended, was killed or kept too much memory is replaced, and one spare is kept warm, so that
-   the next query finds a worker that has loaded the engine.
+3. A worker that ended, was killed or kept too much memory is replaced, and one spare is kept warm,
+   so that the next query finds a worker that has loaded the engine.
 
-Keeps: this process imports neither datafusion nor pyarrow; at most `workers_max` workers and `queue_max`
-waiting queries; `close` leaves no process behind.
+Keeps: this process imports neither datafusion nor pyarrow; at most `workers_max` workers and
+`queue_max` waiting queries; `close` leaves no process behind.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
+import structlog
+
 from kalamdb.errors import Overloaded, QueryTimeout, Unavailable
 from kalamdb.query.engine_link import (
     EngineLink,
@@ -28,6 +30,8 @@ from kalamdb.query.engine_link import (
     ScanRequest,
     after,
 )
+
+log = structlog.get_logger(__name__)
 
 MIB = 1 << 20
 WARM = 2
@@ -47,7 +51,10 @@ class GivenUp(Exception):
 
 @dataclass(frozen=True, slots=True)
 class PoolSettings:
-    """`timeout_s` and `memory_max_bytes` are for one query; `kept_max_bytes` for the tables a worker keeps."""
+    """Time and memory are for one query; `kept_max_bytes` is for the tables a worker keeps.
+
+    After `idle_s` without a query all workers end; the next one pays for a start again.
+    """
 
     workers_max: int = 2
     queue_max: int = 64
@@ -55,6 +62,7 @@ class PoolSettings:
     memory_max_bytes: int = 256 * MIB
     kept_max_bytes: int = 64 * MIB
     partitions: int = 2
+    idle_s: float = 900.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +79,7 @@ class PoolStatistics:
 
 
 class EnginePool:
-    """Bounded workers for the engine. Belongs to one event loop, from the first `run` to `close`."""
+    """Bounded workers for the engine. Belongs to one event loop from first `run` to `close`."""
 
     def __init__(self, settings: PoolSettings) -> None:
         self.settings = settings
@@ -86,43 +94,44 @@ class EnginePool:
         self._ending: set[EngineLink] = set()
         self._line: deque[asyncio.Future[EngineLink]] = deque()
         self._closed = False
+        self._rest: asyncio.TimerHandle | None = None
         self._queries = self._failed = self._timed_out = self._started = 0
 
     async def run(self, request: ScanRequest, feed: Feed) -> EngineResult:
         """Run one query. Cancelling the caller stops it, too.
 
-        Raises: QueryFailed, QueryTimeout, QueryMemoryExceeded, ResultTooLarge, Overloaded, Unavailable (a
-        worker was lost), and what the feed raises.
+        Raises: QueryFailed, QueryTimeout, QueryMemoryExceeded, ResultTooLarge, Overloaded (the
+        line is full, or took all the time), Unavailable (a worker was lost), and what the feed
+        raises.
         """
         self._queries += 1
-        done = False
+        began = done = False
         try:
             async with asyncio.timeout(self.settings.timeout_s):
-                result = await self._run(request, feed)
+                link = await self._take(request.places)
+                began = True
+                try:
+                    result = await link.run(request, feed, self._feeders)
+                finally:
+                    self._give_back(link)
             done = True
             return result
         except TimeoutError:
             self._timed_out += 1
-            raise QueryTimeout(self.settings.timeout_s) from None
+            if began:
+                raise QueryTimeout(self.settings.timeout_s) from None
+            raise Overloaded("the line of queries", self.settings.queue_max) from None
         finally:
+            if not began:
+                feed.close()
             self._failed += not done
 
-    async def _run(self, request: ScanRequest, feed: Feed) -> EngineResult:
-        try:
-            link = await self._take(request.places)
-        except BaseException:
-            feed.close()
-            raise
-        try:
-            return await link.run(request, feed, self._feeders)
-        finally:
-            self._give_back(link)
-
     async def look(self, work: Callable[[Stopped], T], close: Callable[[], None]) -> T:
-        """Run `work` in a thread, within the time of a query; `close` on the loop once the thread is through.
+        """Run `work` in a thread, within the time of a query; `close` on the loop once the thread
+        is through.
 
-        `work` calls its argument every now and then: it raises once nobody waits for the result any more.
-        Raises: QueryTimeout, Overloaded, and what `work` raises.
+        `work` calls its argument every now and then: it raises once nobody waits for the result any
+        more. Raises: QueryTimeout, Overloaded, and what `work` raises.
         """
         if self._closed or self._looking >= self.settings.queue_max:
             close()
@@ -151,6 +160,7 @@ class EnginePool:
     async def close(self) -> None:
         """End all workers; queries under way fail with Unavailable."""
         self._closed = True
+        self._stay()
         while self._line:
             waiting = self._line.popleft()
             if not waiting.done():
@@ -177,11 +187,12 @@ class EnginePool:
             memory_bytes=sum(link.memory_bytes() for link in self._links),
         )
 
-    # ---- workers --------------------------------------------------------------------------------------------
+    # ---- workers --------------------------------------------------------------------------------
 
     async def _take(self, places: tuple[bytes, ...]) -> EngineLink:
         if self._closed:
             raise Unavailable("the node is stopping")
+        self._stay()
         if self._idle:
             best = max(
                 self._idle, key=lambda link: (len(link.places.intersection(places)), link.ready)
@@ -213,6 +224,19 @@ class EnginePool:
         self._offer(link)
         if not self._closed and len(self._links) < min(WARM, self.settings.workers_max):
             self._offer(self._start())
+        if len(self._idle) == len(self._links) and not self._closed:
+            loop = asyncio.get_running_loop()
+            self._stay()
+            self._rest = loop.call_later(self.settings.idle_s, self._end_idle)
+
+    def _stay(self) -> None:
+        if self._rest is not None:
+            self._rest.cancel()
+            self._rest = None
+
+    def _end_idle(self) -> None:
+        while self._idle:
+            self._retire(self._idle.pop())
 
     def _offer(self, link: EngineLink) -> None:
         while self._line:
@@ -226,6 +250,7 @@ class EnginePool:
         link = EngineLink(self._link_settings, self._gone)
         self._started += 1
         self._links.add(link)
+        log.info("query_worker_started", pid=link.pid)
         return link
 
     def _retire(self, link: EngineLink) -> None:
@@ -237,6 +262,7 @@ class EnginePool:
 
     def _gone(self, link: EngineLink) -> None:
         """A process ended. An idle one that had loaded the engine is replaced at once."""
+        log.info("query_worker_ended", pid=link.pid, code=link.code, ready=link.ready)
         self._ending.discard(link)
         if link in self._idle:
             self._idle.remove(link)

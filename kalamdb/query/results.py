@@ -1,13 +1,15 @@
 # pyright: basic
 """Arrow results → what leaves a query worker: column labels and rows, as JSON or as stored values.
 
-The JSON of each type is that of `model.values`; types only the engine has are mapped onto those: small
-unsigned integers onto the next larger type, UINT64 onto BigInt (a string either way), intervals onto text,
-lists, structs and maps onto Json (a string with JSON text). NaN and infinity have no JSON form.
+The JSON of each type is that of `model.values`; types only the engine has are mapped onto those:
+small unsigned integers onto the next larger type, UINT64 onto BigInt (a string either way),
+intervals onto text, lists, structs and maps onto Json (a string with JSON text). NaN and infinity
+have no JSON form.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -78,26 +80,42 @@ class RowEncoder:
         ]
 
     def encode(self, batch: pa.RecordBatch) -> bytes:
-        """The rows, joined by commas (JSON) or as one msgpack array. Raises QueryFailed on NaN and infinity."""
+        """The rows, joined by commas (JSON) or as one msgpack array.
+
+        Raises: QueryFailed on NaN, infinity, and values beyond what JSON can hold.
+        """
         lists = [
-            _checked(name, array, lists)
+            _values(name, array, lists)
             for (name, lists), array in zip(self._columns, batch.columns, strict=True)
         ]
         rows: list[Any] = list(zip(*lists, strict=True)) if lists else list(repeat((), len(batch)))
         return _pack(rows) if self._values else orjson.dumps(rows)[1:-1]
 
 
-def _checked(name: str, array: pa.Array, lists: Lists) -> list[Any]:
-    floats = array
-    while pt.is_nested(floats.type) and hasattr(floats, "flatten"):
-        if pt.is_struct(floats.type):
-            for child in floats.flatten():
-                _checked(name, child, pa.Array.to_pylist)
-            break
-        floats = floats.flatten()
-    if pt.is_floating(floats.type) and pc.all(pc.is_finite(floats)).as_py() is False:
+def _values(name: str, array: pa.Array, lists: Lists) -> list[Any]:
+    if pt.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    if not _finite(array):
         raise QueryFailed(f"result column {name} holds NaN or infinity, which JSON does not have")
-    return lists(array)
+    try:
+        return lists(array)
+    except (ValueError, OverflowError, pa.ArrowException) as error:
+        raise QueryFailed(f"a value of result column {name} has no JSON form; cast it") from error
+
+
+def _finite(array: pa.Array) -> bool:
+    if pt.is_floating(array.type):
+        # Found at run time: pyarrow.compute makes its functions when it is imported.
+        return (
+            pc.call_function("all", [pc.call_function("is_finite", [array])]).as_py() is not False
+        )
+    if pt.is_struct(array.type):
+        return all(map(_finite, array.flatten()))
+    return not pt.is_nested(array.type) or pt.is_union(array.type) or _finite(_elements(array))
+
+
+def _elements(array: pa.Array) -> pa.Array:
+    return array.items if pt.is_map(array.type) else array.flatten()
 
 
 def _lists(kind: pa.DataType, logical: ColumnType, *, values: bool) -> Lists:
@@ -139,16 +157,8 @@ def _decimals(array: pa.Array) -> list[str | None]:
 
 
 def _packed_embeddings(array: pa.Array) -> list[bytes | None]:
-    values = array.to_pylist()
-    size = array.type.list_size
-    packed = pa.array(
-        array.fill_null([0.0] * size).flatten() if array.null_count else array.flatten()
-    )
-    raw = packed.buffers()[1].to_pybytes()[4 * packed.offset :]
-    return [
-        None if value is None else raw[4 * size * index : 4 * size * (index + 1)]
-        for index, value in enumerate(values)
-    ]
+    pack = struct.Struct(f"<{array.type.list_size}f").pack
+    return [None if value is None else pack(*value) for value in array.to_pylist()]
 
 
 def _intervals(array: pa.Array) -> list[str | None]:

@@ -2,10 +2,11 @@
 
 1. Barriers: this node leads the groups of the session's tenant and of each SHARED table.
 2. Snapshots of them, all in one step of the loop, each checked against the group's schema fence.
-3. A query worker gets the rows it does not hold already, runs the rendered text, encodes the result.
+3. A query worker gets the rows it does not hold already, runs the rendered text, encodes the
+   result.
 
-Keeps: D10: the only partitions ever opened are `table.partition_for(principal.partition)`; I6: the result
-carries the seqs it is current to.
+Keeps: D10: the only partitions ever opened are `table.partition_for(principal.partition)`; I6: the
+result carries the seqs it is current to.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from kalamdb.sql.bound import Env, OutputColumn, ScanSelect, ScanTable
 
 @dataclass(frozen=True, slots=True)
 class ScanLimits:
-    """What one result may hold, and what one UPDATE or DELETE that looks for its rows may change."""
+    """What a result may hold, and what an UPDATE or DELETE that looks for its rows may change."""
 
     rows_max: int = 100_000
     size_max_bytes: int = 64 << 20
@@ -38,7 +39,7 @@ class ScanLimits:
 
 @dataclass(frozen=True, slots=True)
 class ScanResult:
-    """`rows_json` is the JSON array of row arrays; `seqs` what the result is current to, by group."""
+    """`rows_json` is a JSON array of row arrays; `seqs` what it is current to, by group."""
 
     columns: tuple[OutputColumn, ...]
     rows_json: bytes
@@ -52,8 +53,9 @@ class ScanResult:
 
 @dataclass(frozen=True, slots=True)
 class ScanValues:
-    """A result as stored values (a UUID as text), with what it rests on: per (table, partition) the group and
-    the last change."""
+    """A result as stored values (a UUID as text), with what it rests on: per (table, partition) the
+    group and the last change.
+    """
 
     rows: list[list[Any]]
     tables: Mapping[tuple[TableId, Partition], tuple[GroupId, Seq]]
@@ -122,6 +124,9 @@ def _request(
     )
 
 
+_NONE = Seq(0)
+
+
 @dataclass(slots=True)
 class _Source:
     """One partition of one table, with the columns all its uses in the query read."""
@@ -131,7 +136,7 @@ class _Source:
     columns: dict[int, Column]
     snapshot: Snapshot | None = None
     group: GroupId = META_GROUP
-    last_change: Seq = Seq(0)
+    last_change: Seq = _NONE
 
     @property
     def place(self) -> bytes:

@@ -1,8 +1,9 @@
 # pyright: basic
-"""The Arrow tables a query worker keeps, so that a partition that did not change is not sent and decoded again.
+"""The Arrow tables a query worker keeps, so that an unchanged partition is not decoded again.
 
-A table is kept under its place (table, partition) with the state it had; asking with any other state finds
-nothing. One state per place, the least recently used places go first when the bytes are over the limit.
+A table is kept under its place (table, partition) with the state it had; asking with any other
+state finds nothing. One state per place, the least recently used places go first when the bytes are
+over the limit.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class KeptTables:
         self.size_bytes = 0
 
     def get(self, source: WireSource) -> KeptTable | None:
-        """The table of `source` if it is kept in this state, with all its columns as they are called now."""
+        """The table of `source` if it is kept in this state and with all these columns."""
         kept = self._tables.get(source.place)
         if kept is None or not source.state or kept.state != source.state:
             return None
@@ -50,7 +51,7 @@ class KeptTables:
         return kept
 
     def wanted(self, source: WireSource) -> tuple[SourceColumn, ...]:
-        """What to decode of a source that is not kept: its columns, and those somebody else asked for."""
+        """What to decode of a source: its columns, and those that others asked for."""
         kept = self._tables.get(source.place)
         if kept is None or kept.state != source.state:
             return source.columns

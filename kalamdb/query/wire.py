@@ -1,10 +1,11 @@
-"""What a server and its query workers say to each other: messages and row chunks, as data and bytes.
+"""What a server and its query workers say to each other: messages and row chunks, as bytes.
 
-Two sockets join a server with a worker. On the *control* socket go frames, each 4 bytes of length and one
-msgpack message; on the *feed* socket go stored rows, one way. One query is:
+Two sockets join a server with a worker. On the *control* socket go frames, each 4 bytes of length
+and one msgpack message; on the *feed* socket go stored rows, one way. One query is:
 
 1. `Query` → the worker; it answers `Missing` with the sources whose rows it does not hold.
-2. The server feeds each of them: chunks of rows, then an end mark (or an abort mark: reading failed).
+2. The server feeds each of them: chunks of rows, then an end mark (or an abort mark: reading
+   failed).
 3. The worker answers `Columns`, then any number of `Rows`, then `Done`; or, at any time, `Failed`.
 
 Both ends are of one release and one machine: nothing here is stored, so nothing is versioned.
@@ -16,7 +17,6 @@ import struct
 from array import array
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
-from itertools import islice
 from typing import Any
 
 import msgspec
@@ -69,8 +69,8 @@ class SourceColumn(msgspec.Struct, frozen=True, array_like=True):
 class WireSource(msgspec.Struct, frozen=True, array_like=True):
     """The rows of one partition of one table.
 
-    `place` names (table, partition), `state` what they are right now: equal states hold equal rows. An empty
-    state means that rows change without a trace and must not be kept.
+    `place` names (table, partition), `state` what they are right now: equal states hold equal rows.
+    An empty state means that rows change without a trace and must not be kept.
     """
 
     place: bytes
@@ -167,20 +167,31 @@ def from_wire(wire: WireType) -> ColumnType:
     return ColumnType(Kind(wire.kind), wire.precision, wire.scale, wire.size)
 
 
-# ---- row chunks -----------------------------------------------------------------------------------------------
+# ---- row chunks ---------------------------------------------------------------------------------
 
 
 def chunks(rows: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
-    """Stored rows, as a snapshot scans them, as (head and lengths, bodies), bounded in rows and (but for one
-    large row) in bytes."""
-    iterator = iter(rows)
-    step = 64  # grows while rows are small, so that a chunk of large rows stays small, too
-    while batch := [raw for _, raw in islice(iterator, step)]:
-        bodies = b"".join(batch)
-        lengths = array("I", map(len, batch)).tobytes()
-        yield CHUNK_HEAD.pack(ChunkKind.ROWS, len(batch), len(bodies)) + lengths, bodies
-        fits = CHUNK_SIZE_MAX_BYTES * len(batch) // (len(bodies) or 1)
-        step = max(1, min(CHUNK_ROWS_MAX, 4 * step, fits))
+    """Stored rows, as a snapshot scans them, → (head and lengths, bodies).
+
+    A chunk is bounded in rows and, but for its last row, in bytes.
+    """
+    batch: list[bytes] = []
+    size = 0
+    for _, raw in rows:
+        batch.append(raw)
+        size += len(raw)
+        if size >= CHUNK_SIZE_MAX_BYTES or len(batch) >= CHUNK_ROWS_MAX:
+            yield _chunk(batch)
+            batch = []
+            size = 0
+    if batch:
+        yield _chunk(batch)
+
+
+def _chunk(batch: list[bytes]) -> tuple[bytes, bytes]:
+    bodies = b"".join(batch)
+    lengths = array("I", map(len, batch)).tobytes()
+    return CHUNK_HEAD.pack(ChunkKind.ROWS, len(batch), len(bodies)) + lengths, bodies
 
 
 def mark(kind: ChunkKind) -> bytes:

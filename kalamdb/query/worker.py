@@ -1,11 +1,11 @@
 # pyright: basic
 """A query worker: the process that holds the engine, `python -m kalamdb.query.worker`.
 
-It runs one query after another, as `query/wire.py` lays down, and holds nothing a server could not lose: the
-server kills it for a query that takes too long or too much, and starts another one.
+It runs one query after another, as `query/wire.py` lays down, and holds nothing a server could not
+lose: the server kills it for a query that takes too long or too much, and starts another one.
 
-Keeps: it ends with its parent; it has no file, no socket and no secret but the two it was given; rows reach a
-query only from the sources the query came with.
+Keeps: it ends with its parent; it has no socket but the two it was given, no file and no secret;
+rows reach a query only from the sources the query came with.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import resource
 import signal
 import socket
 import sys
@@ -44,7 +45,7 @@ NICE = 5  # the server's own threads go first
 PR_SET_PDEATHSIG = 1
 ROWS_MAX = 4096
 ROWS_SIZE_BYTES = 1 << 20
-"""Rows (and about as many Arrow bytes) encoded at once; the limits of a result are seen in between."""
+"""Rows, or their Arrow bytes, encoded at once; a result's limits are seen in between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,7 @@ class Worker:
             return Failed(Failure.PANIC, str(error))
         return None
 
-    # ---- rows in --------------------------------------------------------------------------------------------
+    # ---- rows in --------------------------------------------------------------------------------
 
     def _tables(self, query: Query) -> list[EngineTable]:
         found = [self._kept.get(source) for source in query.sources]
@@ -130,7 +131,7 @@ class Worker:
         return tables
 
     def _read(self, source: WireSource) -> KeptTable:
-        """One source from the feed. Bytes that are no rows end the process: they are nobody's statement."""
+        """One source from the feed. Bytes that are no rows end the process."""
         columns = self._kept.wanted(source)
         builder = BatchBuilder(columns)
         batches: list[pa.RecordBatch] = []
@@ -157,7 +158,7 @@ class Worker:
         self._kept.put(source, table)
         return table
 
-    # ---- rows out -------------------------------------------------------------------------------------------
+    # ---- rows out -------------------------------------------------------------------------------
 
     def _run(self, query: Query, tables: list[EngineTable]) -> None:
         result = self._engine.run(query.text, tables, ordered=query.ordered)
@@ -179,14 +180,14 @@ class Worker:
                 self._send(Rows(part.num_rows, data))
         self._send(Done(rows, self._kept.size_bytes))
 
-    # ---- frames ---------------------------------------------------------------------------------------------
+    # ---- frames ---------------------------------------------------------------------------------
 
     def _send(self, answer: wire.Answer) -> None:
         self._control.sendall(wire.encode_frame(answer))
 
     def _receive(self) -> Query:
         (size,) = wire.FRAME_HEAD.unpack(_exactly(self._control, wire.FRAME_HEAD.size))
-        return wire.decode_query(_exactly(self._control, size))
+        return wire.decode_query(memoryview(_exactly(self._control, size)))
 
 
 def merged(batches: list[pa.RecordBatch], schema: pa.Schema) -> list[pa.RecordBatch]:
@@ -227,6 +228,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which ends its workers
     end_with_parent(parent)
     be_the_first_to_go()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold tenants' rows
     os.nice(NICE)
     worker = Worker(
         socket.socket(fileno=control),

@@ -1,43 +1,49 @@
-"""The key that signs tokens: from the settings, else made once and kept in the data directory."""
+"""The secret that signs tokens: configured, or made once and kept in the data directory.
+
+Keeps: the file is private to its owner, and whole or absent after a crash.
+"""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from kalamdb.config import AuthSettings
-from kalamdb.errors import Corruption
+from kalamdb.config import AuthSettings, InvalidSettings
 from kalamdb.lib.clock import Ids
 
-FILE = "jwt_secret"
-SIZE_BYTES = 48
+SECRET_FILE = "jwt.secret"
+SECRET_SIZE_BYTES = 48
 
 
-def token_secret(settings: AuthSettings, data: Path, ids: Ids) -> bytes:
-    """The secret in force. The file is readable by its owner only.
+def token_secret(settings: AuthSettings, directory: Path, ids: Ids) -> bytes:
+    """The configured secret, else the one kept in `directory` (mode 0600), made at first use.
 
-    Raises: Corruption when the kept secret is not what was written.
+    Raises: InvalidSettings when the kept one is damaged; OSError.
     """
     if settings.jwt_secret is not None:
         return settings.jwt_secret.encode()
-    path = data / FILE
-    try:
-        kept = path.read_text().strip()
-    except FileNotFoundError:
-        return _make(path, ids)
-    if len(kept) != 2 * SIZE_BYTES:
-        raise Corruption(str(path), 0, "it is not a secret this node wrote")
-    return kept.encode()
+    path = directory / SECRET_FILE
+    if not path.exists():
+        _keep_secret(path, ids.token(SECRET_SIZE_BYTES).hex().encode())
+    secret = path.read_bytes().strip()
+    if len(secret) < 32:
+        raise InvalidSettings(str(path), "auth.jwt_secret", "the file holds no secret; remove it")
+    return secret
 
 
-def _make(path: Path, ids: Ids) -> bytes:
-    made = ids.token(SIZE_BYTES).hex().encode()
-    fresh = path.with_name(FILE + ".new")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+def _keep_secret(path: Path, secret: bytes) -> None:
+    """Written beside, synced, then renamed: a crash leaves a whole file or none."""
+    beside = path.with_suffix(".new")
+    beside.unlink(missing_ok=True)
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        os.write(descriptor, made)
+        os.write(descriptor, secret + b"\n")
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    fresh.replace(path)
-    return made
+    beside.rename(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,4 +1,4 @@
-"""What a token says, the cache of tokens found good, and the secret that signs them.
+"""What a token says, and the cache of tokens found good.
 
 Keeps: the cache is keyed by the whole header as it came, is bounded, and never answers for a token
 that has expired or whose user changed since (dropped, other role, signed out): `fresh` compares the
@@ -7,18 +7,11 @@ user's epoch and role again whenever the catalog has moved on.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 
-from kalamdb.config import InvalidSettings
-from kalamdb.lib.clock import Ids
 from kalamdb.model.catalog import CatalogView, User
 from kalamdb.model.principal import Principal
-
-SECRET_FILE = "jwt.secret"
-SECRET_SIZE_BYTES = 48
 
 
 class TokenKind(Enum):
@@ -81,37 +74,3 @@ def stands(principal: Principal, catalog: CatalogView) -> bool:
     if user is None or user.epoch != principal.epoch:
         return False
     return user.role is principal.role or principal.user != principal.actor
-
-
-def signing_secret(configured: str | None, directory: Path, ids: Ids) -> bytes:
-    """The configured secret, else the one kept in `directory` (mode 0600), made at first use.
-
-    Raises: InvalidSettings when the kept one is damaged; OSError.
-    """
-    if configured is not None:
-        return configured.encode()
-    path = directory / SECRET_FILE
-    if not path.exists():
-        _keep_secret(path, ids.token(SECRET_SIZE_BYTES).hex().encode())
-    secret = path.read_bytes().strip()
-    if len(secret) < 32:
-        raise InvalidSettings(str(path), "auth.jwt_secret", "the file holds no secret; remove it")
-    return secret
-
-
-def _keep_secret(path: Path, secret: bytes) -> None:
-    """Written beside, synced, then renamed: a crash leaves a whole file or none."""
-    beside = path.with_suffix(".new")
-    beside.unlink(missing_ok=True)
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        os.write(descriptor, secret + b"\n")
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    beside.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -150,8 +150,7 @@ class SetOption:
 
 @dataclass(frozen=True, slots=True)
 class SubscribeTo:
-    """Returns a descriptor row; the client opens the WebSocket. `query` is the live SELECT's text.
-    """
+    """Returns a descriptor row; the client opens the WebSocket. `query` is the live SELECT's text."""
 
     query: str
     select: Select

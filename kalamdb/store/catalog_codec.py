@@ -84,7 +84,7 @@ def _fields(raw: bytes, what: str) -> list[Any]:
     return found[1:]
 
 
-# ---- tables and fences ---------------------------------------------------------------------------
+# ---- tables and fences --------------------------------------------------------------------------
 
 
 def _type_out(column_type: ColumnType) -> list[Any]:
@@ -187,7 +187,7 @@ def decode_fence(raw: bytes) -> Fence:
     return Fence(_table_in(table), FenceState(state))
 
 
-# ---- the rest of the catalog ---------------------------------------------------------------------
+# ---- the rest of the catalog --------------------------------------------------------------------
 
 
 def encode_namespace(namespace: Namespace) -> bytes:
@@ -230,7 +230,7 @@ def decode_placement(raw: bytes) -> Placement:
     return Placement(cluster_id, groups, tuple(voters), moves)
 
 
-# ---- slots and requests --------------------------------------------------------------------------
+# ---- slots and requests -------------------------------------------------------------------------
 
 
 def encode_slot(record: SlotRecord) -> bytes:

@@ -214,7 +214,7 @@ async def _decoded(request: web.Request, kind: type[Body]) -> Body:
     body = await read_body(request, BODY_MAX_BYTES)
     try:
         said = msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedRequest(f"the body is no valid request: {error}") from error
     check_no_duplicates(body)
     return said

@@ -20,8 +20,13 @@ TEXT_HEADERS: CIMultiDict[str] = CIMultiDict(
 
 
 DIRECT_MAX_BYTES = 64 * 1024  # above, aiohttp's own writer waits for a slow client
-_DIRECT_HEAD = "".join(f"{name}: {value}\r\n" for name, value in JSON_HEADERS.items()).encode()
-_DIRECT_FORM = b"HTTP/1.1 200 OK\r\n" + _DIRECT_HEAD + b"Content-Length: %d\r\n\r\n%b"
+
+
+def _lines(headers: Mapping[str, str]) -> bytes:
+    return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode()
+
+
+_DIRECT_FORM = b"HTTP/1.1 200 OK\r\n" + _lines(JSON_HEADERS) + b"%bContent-Length: %d\r\n\r\n%b"
 
 
 class DirectResponse(web.StreamResponse):
@@ -42,7 +47,9 @@ class DirectResponse(web.StreamResponse):
         transport = request.transport
         if transport is None:
             raise ConnectionResetError("the client went away")
-        transport.write(_DIRECT_FORM % (len(self._answer), self._answer))
+        # `headers` holds only what others added (CORS).
+        added = _lines(self.headers) if self.headers else b""
+        transport.write(_DIRECT_FORM % (added, len(self._answer), self._answer))
 
     async def write_eof(self, data: bytes = b"") -> None:
         pass

@@ -134,7 +134,7 @@ class SqlEdge:
         """Raises MalformedRequest, StatementTooLarge."""
         try:
             said = self._decode(body)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise MalformedRequest(f"the body is no valid request: {error}") from error
         for key in _KEYS:
             # Rare and costly to tell from text inside the statement, so only looked at then.

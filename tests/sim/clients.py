@@ -1,0 +1,207 @@
+"""Clients: each calls again and again, with retries where a retry is allowed, and writes down what it saw.
+
+Keeps: an operation is `FAILED` only if every attempt was answered as surely not done; after an attempt
+nobody knows about it is `UNKNOWN`, unless a retry under the same request id was answered.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+from kalamdb.errors import (
+    Indeterminate,
+    KalamError,
+    Unavailable,
+    UniqueViolation,
+)
+from kalamdb.model.command import Outcome
+from kalamdb.model.ids import Partition, partition_tenant
+from kalamdb.model.work import ChangeKeys, InsertRows, RequestTag, Work
+from tests.sim import calls
+from tests.sim.calls import Calls, Lost, Refused
+from tests.sim.history import History, Kind, Operation, Result
+from tests.sim.member import Member
+from tests.sim.schema import (
+    RETURNING,
+    TABLE,
+    appending,
+    key_bytes,
+    new_row,
+    request_id,
+    returned,
+)
+from tests.sim.timeline import Timeline
+
+ATTEMPTS_MAX = 5
+KEYS_AT_ONCE = 3
+KEYS_MOVE_AFTER_S = 1.0
+BADGES = 3
+THINK_S = (0.002, 0.08)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A partition and the group that owns it."""
+
+    partition: Partition
+    group: int
+
+
+@dataclass(slots=True)
+class Desk:
+    """What clients share: the members, where partitions live, who led last, the history."""
+
+    timeline: Timeline
+    dice: Random
+    calls: Calls
+    members: dict[int, Member]
+    places: list[Place]
+    history: History
+    hints: dict[int, int]
+    numbers: int = 0
+    closed: bool = False
+
+    def pick(self, group: int) -> Member:
+        """Mostly the leader as known."""
+        hint = self.hints.get(group)
+        if hint is not None and self.dice.random() < 0.85:
+            return self.members[hint]
+        return self.members[self.dice.choice(sorted(self.members))]
+
+    def learn(self, group: int, member: Member, *, good: bool) -> None:
+        if good:
+            self.hints[group] = member.node
+        elif self.hints.get(group) == member.node:
+            del self.hints[group]
+
+
+async def work_on(desk: Desk) -> None:
+    """One client, until the desk closes."""
+    while not desk.closed:
+        await desk.calls.pause(desk.dice.uniform(*THINK_S))
+        await perform(desk, draw(desk))
+
+
+def draw(desk: Desk) -> Operation:
+    dice = desk.dice
+    place = dice.choice(desk.places)
+    first = int(desk.timeline.elapsed_s / KEYS_MOVE_AFTER_S) * KEYS_AT_ONCE
+    key = first + dice.randrange(KEYS_AT_ONCE)
+    kind = dice.choices(
+        (Kind.INSERT, Kind.APPEND, Kind.DELETE, Kind.READ), weights=(25, 40, 8, 27)
+    )[0]
+    desk.numbers += 1
+    named = kind is Kind.DELETE or dice.random() < 0.6
+    badge = None
+    if kind in (Kind.INSERT, Kind.APPEND) and dice.random() < 0.35:
+        badge = dice.randrange(BADGES)
+    keys = (key,)
+    if kind is Kind.INSERT and badge is None and dice.random() < 0.3:
+        keys = (key, first + KEYS_AT_ONCE + dice.randrange(KEYS_AT_ONCE))
+    return Operation(
+        desk.numbers,
+        kind,
+        place.partition,
+        keys,
+        desk.timeline.now_s,
+        badge,
+        request_id(desk.numbers) if named and kind is not Kind.READ else None,
+    )
+
+
+def work_of(operation: Operation) -> Work:
+    number, badge = operation.number, operation.unique
+    keys = [key_bytes(key) for key in operation.keys]
+    match operation.kind:
+        case Kind.INSERT:
+            rows = [new_row(key, number, badge) for key in operation.keys]
+            return InsertRows(TABLE, operation.partition, rows)
+        case Kind.APPEND:
+            change = appending(number, badge)
+            return ChangeKeys(TABLE, operation.partition, keys, change, returning=RETURNING)
+        case _:
+            return ChangeKeys(TABLE, operation.partition, keys, None, returning=RETURNING)
+
+
+def tag_of(operation: Operation) -> RequestTag | None:
+    if operation.request_id is None:
+        return None
+    tenant = str(partition_tenant(operation.partition))
+    return RequestTag(tenant, tenant, operation.request_id, 1, b"%8d" % operation.number)
+
+
+async def perform(desk: Desk, operation: Operation) -> None:
+    """Do it, with retries, and enter it in the history."""
+    desk.history.operations.append(operation)
+    group = next(p.group for p in desk.places if p.partition == operation.partition)
+    maybe = False  # an earlier attempt may have been done
+    while operation.attempts < ATTEMPTS_MAX:
+        operation.attempts += 1
+        member = desk.pick(group)
+        result = await attempt(desk, member, group, operation)
+        desk.learn(group, member, good=result in (Result.OK, Result.REFUSED_KEY))
+        match result:
+            case Result.FAILED:
+                if desk.closed:
+                    break
+                await desk.calls.pause(desk.dice.uniform(0.01, 0.2))
+            case Result.UNKNOWN:
+                maybe = True
+                if operation.request_id is None and operation.writes:
+                    break
+                await desk.calls.pause(desk.dice.uniform(0.01, 0.3))
+            case Result.REFUSED_KEY | Result.REFUSED_UNIQUE if maybe:
+                # Answered about this attempt; an earlier one may still have been done.
+                break
+            case _:
+                operation.result = result
+                operation.end_s = desk.timeline.now_s
+                return
+    operation.result = Result.UNKNOWN if maybe else Result.FAILED
+    operation.end_s = desk.timeline.now_s
+
+
+async def attempt(desk: Desk, member: Member, group: int, operation: Operation) -> Result:
+    try:
+        if operation.kind is Kind.READ:
+            pk = key_bytes(operation.keys[0])
+            operation.found = await desk.calls.call(
+                member, lambda there: calls.read(there, group, operation.partition, pk)
+            )
+            return Result.OK
+        work, tag = work_of(operation), tag_of(operation)
+        outcome = await desk.calls.call(
+            member, lambda there: calls.write(there, group, work, tag)
+        )
+    except Refused:
+        return Result.FAILED
+    except Lost:
+        return Result.UNKNOWN
+    except KalamError as error:
+        result = result_of(error)
+        desk.timeline.note(f"op {operation.number} {result.name}")
+        return result
+    desk.timeline.note(f"op {operation.number} ok {outcome.affected}")
+    note_outcome(operation, outcome)
+    return Result.OK
+
+
+def result_of(error: KalamError) -> Result:
+    match error:
+        case Unavailable():
+            return Result.FAILED
+        case Indeterminate():
+            return Result.UNKNOWN
+        case UniqueViolation():
+            return Result.REFUSED_KEY if error.columns == ("id",) else Result.REFUSED_UNIQUE
+        case _:
+            raise error
+
+
+def note_outcome(operation: Operation, outcome: Outcome) -> None:
+    operation.affected = outcome.affected
+    operation.seq = outcome.seq
+    if outcome.rows:
+        operation.found = returned(outcome.rows[0][0])
+

@@ -1,0 +1,114 @@
+"""What clients and subscribers saw, in virtual time: the only input of the checkers beside the log.
+
+A row of the simulated table is a list of operation numbers (each write adds its own), so every write is
+told apart from every other in whatever is read, committed or streamed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from kalamdb.model.change import Op
+from kalamdb.model.ids import Partition, Seq
+
+OPEN_END_S = float("inf")
+
+Elements = tuple[int, ...]
+
+
+class Kind(Enum):
+    INSERT = auto()
+    APPEND = auto()
+    DELETE = auto()
+    READ = auto()
+
+
+class Result(Enum):
+    OK = auto()
+    REFUSED_KEY = auto()  # the primary key is taken
+    REFUSED_UNIQUE = auto()  # the UNIQUE value is taken
+    FAILED = auto()  # surely not done
+    UNKNOWN = auto()
+
+
+@dataclass(slots=True)
+class Operation:
+    """One call of a client, retries included.
+
+    `found` is what a read or RETURNING gave: the row's elements, None for no row. `seq` is the outcome's.
+    """
+
+    number: int
+    kind: Kind
+    partition: Partition
+    keys: tuple[int, ...]
+    start_s: float
+    unique: int | None = None
+    request_id: str | None = None
+    end_s: float = OPEN_END_S
+    result: Result = Result.UNKNOWN
+    affected: int = 0
+    found: Elements | None = None
+    seq: Seq = Seq(0)
+    attempts: int = 0
+
+    @property
+    def writes(self) -> bool:
+        return self.kind is not Kind.READ
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One change as streamed: `after` are the row's elements, None when it is deleted."""
+
+    seq: Seq
+    prev_seq: Seq
+    op: Op
+    key: bytes
+    after: Elements | None
+    last_of_txn: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Began:
+    """A stream began with a snapshot: its seq, the chain's newest change, all rows."""
+
+    seq: Seq
+    last_change: Seq
+    rows: tuple[tuple[bytes, Elements], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """A stream went on from a cursor; everything up to `position` came from the change log."""
+
+    cursor: Seq
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """The cursor was refused."""
+
+    cursor: Seq
+    reason: str
+    floor: Seq
+
+
+Sighting = Began | Resumed | Expired | Frame
+
+
+@dataclass(slots=True)
+class Subscription:
+    """All a subscriber saw of one partition, in order; `cursor` is what it would resume from."""
+
+    number: int
+    partition: Partition
+    seen: list[Sighting] = field(default_factory=list[Sighting])
+    cursor: Seq | None = None
+
+
+@dataclass(slots=True)
+class History:
+    operations: list[Operation] = field(default_factory=list[Operation])
+    subscriptions: list[Subscription] = field(default_factory=list[Subscription])
