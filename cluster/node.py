@@ -14,7 +14,7 @@ import asyncio
 import gc
 import os
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -55,7 +55,7 @@ from kalamdb.session.passwords import PasswordRules, Passwords
 from kalamdb.session.permissions import check_read
 from kalamdb.session.secret import token_secret
 from kalamdb.session.session import Session, SessionLimits
-from kalamdb.sql import analyze
+from kalamdb.sql.constraint import checks
 from kalamdb.store.catalog import load
 from kalamdb.store.disk import DiskWatch
 from kalamdb.store.hot import HotSettings, HotStore
@@ -119,7 +119,7 @@ class Replicas:
     async def compact(self) -> None:
         """Let the log drop what the row store has on disk."""
         for group, replica in self.replicas.items():
-            self.logs[group].compact_to(replica.durable_index())
+            self.logs[group].compact_to(replica.durable_index)
 
     async def checkpoint(self) -> None:
         """Sync the row store's own log, so that the replicated log of idle groups can be dropped."""
@@ -159,7 +159,7 @@ async def run_node(settings: Settings, stop: asyncio.Event) -> None:
 
 
 @asynccontextmanager
-async def open_replicas(settings: Settings) -> AsyncIterator[Replicas]:
+async def open_replicas(settings: Settings) -> AsyncGenerator[Replicas]:
     """Open the data directory and lead its groups."""
     ids, clock = SystemIds(), SystemClock()
     directory = DataDirectory.open(
@@ -209,7 +209,7 @@ def open_group(replicas: Replicas, group: GroupId, node: int, clock: SystemClock
         replicas.hot.group(group),
         feed,
         clock,
-        checks=analyze.checks,
+        checks=checks,
         disk_full=replicas.disk.refusal,
         fatal=fatal,
     )
@@ -220,7 +220,7 @@ def open_group(replicas: Replicas, group: GroupId, node: int, clock: SystemClock
 
 
 @asynccontextmanager
-async def serving(settings: Settings, replicas: Replicas) -> AsyncIterator[str]:
+async def serving(settings: Settings, replicas: Replicas) -> AsyncGenerator[str]:
     """Sessions, live connections and HTTP over open replicas; gives the address."""
     clock, ids, metrics = SystemClock(), SystemIds(), Metrics()
     groups = LocalGroups(replicas.replicas)
@@ -269,7 +269,7 @@ async def serving(settings: Settings, replicas: Replicas) -> AsyncIterator[str]:
 @asynccontextmanager
 async def background(
     settings: Settings, replicas: Replicas, metrics: Metrics
-) -> AsyncIterator[None]:
+) -> AsyncGenerator[None]:
     """Jobs that run as long as the node serves."""
     retention = Retention(
         list(replicas.replicas.values()),

@@ -212,7 +212,7 @@ class LimitSettings:
     """What one request may ask for. Every limit met is an error, never a silent cut."""
 
     max_statement_bytes: int = setting(
-        MIB, doc="longest SQL text of a request", unit="bytes", low=KIB, high=64 * MIB
+        MIB, doc="longest SQL text of a request", unit="bytes", low=KIB, high=MIB
     )
     max_body_bytes: int = setting(
         10 * MIB, doc="largest request body", unit="bytes", low=KIB, high=GIB

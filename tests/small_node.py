@@ -28,7 +28,7 @@ from kalamdb.query.scan import ScanLimits
 from kalamdb.replica.replica import Replica
 from kalamdb.session.ddl import Definitions
 from kalamdb.session.session import Session, SessionLimits, SqlRequest
-from kalamdb.sql import analyze
+from kalamdb.sql.constraint import checks
 from kalamdb.store.memory import MemoryStore
 
 START_MS = 1_790_000_000_000
@@ -120,7 +120,7 @@ class SmallNode:
                 MemoryStore(group),
                 self.hubs[group],
                 self.clock,
-                checks=analyze.checks,
+                checks=checks,
             )
             self.replicas[group] = replica
             InstantLog(group, replica, watch)

@@ -48,6 +48,7 @@ class _Driver:
         self._failed: asyncio.Future[None] = self._loop.create_future()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._work: set[asyncio.Task[None]] = set()
         self._hub: Hub | None = None
         self._woken = False
         self._busy = False  # a batch is being written
@@ -65,10 +66,12 @@ class _Driver:
         await self._failed
 
     async def close(self) -> None:
-        """Let the batch under way finish, then end the thread."""
+        """End background work, let the batch under way finish, then end the thread."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
+        for task in self._work:
+            task.cancel()
         await self._idle.wait()
         self._batches.put(None)
 
@@ -80,7 +83,9 @@ class _Driver:
             self._loop.call_soon(self._cycle)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        self._tasks.create_task(work)
+        task = self._tasks.create_task(work)
+        self._work.add(task)
+        task.add_done_callback(self._work.discard)
 
     # The cycle.
 

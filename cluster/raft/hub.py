@@ -222,12 +222,13 @@ class Hub:
         self._in_cycle = True
         self._cycles += 1
         until_s = self._clock.monotonic_s() + CYCLE_S_MAX
-        dirty, self._dirty = self._dirty, {}
-        for gid in dirty:
-            if self._clock.monotonic_s() > until_s:
-                self._dirty[gid] = None  # the next cycle goes on
-                continue
-            self._groups[gid].tick(HEARTBEAT_SLACK_S)
+        dirty, self._dirty = list(self._dirty), {}
+        ticked = 0
+        while ticked < len(dirty) and self._clock.monotonic_s() <= until_s:
+            self._groups[dirty[ticked]].tick(HEARTBEAT_SLACK_S)
+            ticked += 1
+        # Those left over come first in the next cycle.
+        self._dirty = dict.fromkeys(dirty[ticked:]) | self._dirty
         for gid in self._wal.pinning():
             if gid in self._groups:
                 journal = self._groups[gid].journal

@@ -99,6 +99,7 @@ class Wal:
         self._parts_bytes = 0
         self._live: dict[int, int] = {}  # group -> highest index in the buffer
         self._changed: dict[int, GroupState] = {}  # heads the buffer changes
+        self._opened: set[int] = set()
         self._syncs = 0
         found = recover(disk, node_uuid)
         self._recovered = found.groups
@@ -116,7 +117,9 @@ class Wal:
             disk.delete(segment_name(old))
 
     def recovered(self, gid: int) -> GroupState:
-        """What the log held of the group at start; each group is asked for once."""
+        """What the log held of the group at start; each group may be asked for once."""
+        assert gid not in self._opened
+        self._opened.add(gid)
         return self._recovered.pop(gid, None) or GroupState()
 
     # Records, on the event loop.

@@ -73,6 +73,10 @@ class Decider(Protocol):
 
 Fatal = Callable[[KalamError], NoReturn]
 
+# Plain numbers: every effect of every entry is compared with them.
+_CHANGE = int(keys.Family.CHANGE)
+_CATALOG = int(keys.Family.CATALOG)
+_FENCE = int(keys.Family.FENCE)
 _ROW = bytes([keys.Family.ROW])
 _HISTORY = bytes([keys.Family.HISTORY])
 
@@ -180,18 +184,14 @@ class Machine:
         puts: list[Effect],
         seq: Seq,
     ) -> None:
-        records = [
-            effect
-            for effect in puts
-            if effect[0][0] == keys.Family.CATALOG or effect[0][0] == keys.Family.FENCE
-        ]
+        records = [effect for effect in puts if effect[0][0] == _CATALOG or effect[0][0] == _FENCE]
         if records:
             self._on_records(records)
         changes = self._changes(puts)
         if changes:
             self._sink.publish(ChangeBatch(self._store.group, seq, tuple(changes)))
         for key, value in records:
-            if key[0] == keys.Family.FENCE and value is not None and is_closed(value):
+            if key[0] == _FENCE and value is not None and is_closed(value):
                 self._sink.close_table(keys.table_of(key))
         for entry, decided in applied:
             if decided is None:
@@ -207,7 +207,7 @@ class Machine:
         found = [
             (key, value)
             for key, value in puts
-            if key[0] == keys.Family.CHANGE and value is not None and watches(key[5:-8])
+            if key[0] == _CHANGE and value is not None and watches(key[5:-8])
         ]
         if not found:
             return []

@@ -148,6 +148,8 @@ def _said(answer: dict[str, Any]) -> str:
 
 
 def _decoded(frame: aiohttp.WSMessage) -> dict[str, Any]:
+    if frame.type is aiohttp.WSMsgType.ERROR:
+        raise Refused(f"the connection broke: {frame.data}", EXIT_UNAVAILABLE)
     if frame.type is aiohttp.WSMsgType.BINARY:
         return orjson.loads(gzip.decompress(frame.data))
     return orjson.loads(frame.data)

@@ -160,7 +160,11 @@ async def _wait_healthy(url: str, process: asyncio.subprocess.Process, log: Path
                             if response.status == 200:
                                 return
                     await asyncio.sleep(0.05)
-    raise DemoFailed(f"the node did not start:\n{log.read_text()[-2000:]}")
+    raise DemoFailed(f"the node did not start:\n{_tail(log)}")
+
+
+def _tail(log: Path) -> str:
+    return log.read_text()[-2000:]
 
 
 def _free_port() -> int:
@@ -226,7 +230,9 @@ async def _load_and_watch(
             for turn, part in zip(watched.turns, parts, strict=True):
                 await _load(http, loader, part, progress, task)
                 values = [watched.thread, turn.number, turn.role, turn.body]
-                await _insert(http, loader, watched.user, "chat.messages", MESSAGE, [values])
+                await _insert(
+                    http, loader, watched.user, "chat.messages", columns=MESSAGE, rows=[values]
+                )
                 progress.advance(task)
             await _load_calls(http, loader, watched)
             progress.update(task, completed=total)
@@ -248,7 +254,9 @@ async def _load(
     async def one(conversation: Conversation) -> None:
         async with gate:
             rows = [[conversation.thread, t.number, t.role, t.body] for t in conversation.turns]
-            await _insert(http, token, conversation.user, "chat.messages", MESSAGE, rows)
+            await _insert(
+                http, token, conversation.user, "chat.messages", columns=MESSAGE, rows=rows
+            )
             await _load_calls(http, token, conversation)
             progress.advance(task, len(rows) + len(conversation.calls) + 1)
 
@@ -261,9 +269,10 @@ async def _load_calls(http: aiohttp.ClientSession, token: str, conversation: Con
     thread, user = conversation.thread, conversation.user
     if conversation.calls:
         rows = [[thread, c.turn, c.method, c.parameters, c.results] for c in conversation.calls]
-        await _insert(http, token, user, "agent.tool_calls", CALL, rows)
+        await _insert(http, token, user, "agent.tool_calls", columns=CALL, rows=rows)
     events = ("thread_id", "kind")
-    await _insert(http, token, user, "agent.events", events, [[thread, "conversation_loaded"]])
+    rows = [[thread, "conversation_loaded"]]
+    await _insert(http, token, user, "agent.events", columns=events, rows=rows)
 
 
 async def _insert(
@@ -271,6 +280,7 @@ async def _insert(
     token: str,
     user: str,
     table: str,
+    *,
     columns: tuple[str, ...],
     rows: list[list[Any]],
 ) -> None:

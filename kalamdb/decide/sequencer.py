@@ -75,7 +75,7 @@ class SequencerLimits:
     queue_bytes_max: int = 64 << 20  # encoded and not taken
     effects_bytes_max: int = STATEMENT_EFFECTS_MAX_BYTES
     chains_max: int = 100_000
-    request_ids_max: int = 100_000  # of one tenant
+    request_ids_max: int = 250_000  # of one tenant
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,1 +1,1 @@
-"""Background work under leases: expiry, trimming and other housekeeping."""
+"""Background work of a node: expiry, trimming, emptying; each step decided like any other write."""

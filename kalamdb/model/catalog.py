@@ -20,7 +20,7 @@ from kalamdb.model.table import TableDef
 class Namespace:
     name: str
     created_ms: int
-    options: Mapping[str, object] = field(default_factory=dict)
+    options: Mapping[str, object] = field(default_factory=dict[str, object])
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Placement:
     cluster_id: str
     groups: int
     voters: tuple[int, ...]
-    moved: Mapping[Slot, GroupId] = field(default_factory=dict)
+    moved: Mapping[Slot, GroupId] = field(default_factory=dict[Slot, GroupId])
 
     def group_of(self, slot: Slot) -> GroupId:
         moved = self.moved.get(slot)

@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import ROUND_HALF_UP, Context, Decimal, InvalidOperation
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
@@ -173,7 +173,7 @@ def _bytes(expected: ColumnType, column: str) -> Parse:
             return value
         try:
             if isinstance(value, list):
-                return bytes(value)
+                return bytes(cast(list[int], value))
             if isinstance(value, str):
                 return bytes.fromhex(value[2:]) if value.startswith("\\x") else value.encode()
         except (ValueError, TypeError):
@@ -290,13 +290,14 @@ def _embedding(expected: ColumnType, column: str) -> Parse:
                 raise _mismatch(column, expected, value) from None
         if not isinstance(value, list):
             raise _mismatch(column, expected, value)
-        if len(value) != expected.size:
-            raise TypeMismatch(column, expected.sql, f"got {len(value)} dimensions")
+        elements = cast(list[Any], value)
+        if len(elements) != expected.size:
+            raise TypeMismatch(column, expected.sql, f"got {len(elements)} dimensions")
         try:
-            packed = pack.pack(*value)
+            packed = pack.pack(*elements)
         except (struct.error, OverflowError):
             raise TypeMismatch(column, expected.sql, "every element must be a number") from None
-        if not all(map(math.isfinite, value)):
+        if not all(map(math.isfinite, elements)):
             raise ValueOutOfRange(column, expected.sql, "an element is not finite")
         return packed
 

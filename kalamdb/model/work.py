@@ -76,8 +76,12 @@ class ReadSet:
     `rows`: ROW key → seq seen (0: absent); `tables`: (table, partition) → last change seq seen.
     """
 
-    rows: Mapping[tuple[TableId, Partition, bytes], Seq] = field(default_factory=dict)
-    tables: Mapping[tuple[TableId, Partition], Seq] = field(default_factory=dict)
+    rows: Mapping[tuple[TableId, Partition, bytes], Seq] = field(
+        default_factory=dict[tuple[TableId, Partition, bytes], Seq]
+    )
+    tables: Mapping[tuple[TableId, Partition], Seq] = field(
+        default_factory=dict[tuple[TableId, Partition], Seq]
+    )
 
 
 @dataclass(frozen=True, slots=True)

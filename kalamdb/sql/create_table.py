@@ -87,7 +87,19 @@ def _read_elements(reader: Reader, table: TableSyntax) -> None:
 
 
 _TABLE_CONSTRAINTS = frozenset(
-    ["CONSTRAINT", "PRIMARY", "UNIQUE", "CHECK", "FOREIGN", "EXCLUDE", "LIKE", "INDEX", "KEY", "FULLTEXT", "SPATIAL"]
+    [
+        "CONSTRAINT",
+        "PRIMARY",
+        "UNIQUE",
+        "CHECK",
+        "FOREIGN",
+        "EXCLUDE",
+        "LIKE",
+        "INDEX",
+        "KEY",
+        "FULLTEXT",
+        "SPATIAL",
+    ]
 )
 _TYPE_FOLLOWS = frozenset(["INDEX", "KEY", "LIKE", "EXCLUDE", "FULLTEXT", "SPATIAL"])
 

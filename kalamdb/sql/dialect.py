@@ -12,6 +12,7 @@ leave as SyntaxInvalid with line and column, or BatchInvalid when the text canno
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -40,6 +41,8 @@ class Kalam(Postgres):
 
 
 _DIALECT = Kalam()
+# It would log the texts it falls back on; they are refused here, and texts of users are not logged.
+logging.getLogger("sqlglot").setLevel(logging.CRITICAL)
 
 _REFUSED_TOKENS = {
     TokenType.BIT_STRING: ("bit string literals", None),

@@ -120,6 +120,8 @@ def _check_node(node: Any) -> None:
             _check_source(node.this)
         case exp.Table():
             _check_source(node)
+        case exp.Alias() if not isinstance(node.args.get("alias"), exp.Identifier):
+            raise SyntaxInvalid("an alias is a name", None, None)
         case _:
             pass
 

@@ -174,6 +174,10 @@ def refuse_named(reader: Reader, known: Mapping[str, str]) -> None:
     words = [reader.word(ahead) for ahead in range(-reader.at, 0)]
     words.append(reader.word())
     following = reader.word(1)
-    if (reader.word() in _AFTER and following) or (reader.word() == "UNIQUE" and following == "INDEX") or (reader.word() == "OR" and following == "REPLACE"):
+    if (
+        (reader.word() in _AFTER and following)
+        or (reader.word() == "UNIQUE" and following == "INDEX")
+        or (reader.word() == "OR" and following == "REPLACE")
+    ):
         words.append(following)
     raise Unsupported(" ".join(word for word in words if word), hint or None)

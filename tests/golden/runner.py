@@ -17,7 +17,7 @@ did:
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ class Player:
         async with small_node(self.watch) as node:
             return [[line async for line in self._step(node, step)] for step in steps]
 
-    async def _step(self, node: SmallNode, step: Step) -> Any:
+    async def _step(self, node: SmallNode, step: Step) -> AsyncIterator[str]:
         self._applied.clear()
         request: dict[str, Any] = {}
         quiet = False

@@ -17,7 +17,7 @@ def test_there_are_scripts() -> None:
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 async def test_script(path: Path, request: pytest.FixtureRequest) -> None:
-    said, happened = await play(path, bless=request.config.getoption("bless"))
+    said, happened = await play(path, bless=bool(request.config.getoption("bless")))
     assert happened.splitlines() == said.splitlines()
 
 

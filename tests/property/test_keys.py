@@ -8,6 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kalamdb.decide.draft import Draft
 from kalamdb.model import keys
 from kalamdb.model.ids import (
     HOUR_MS,
@@ -134,6 +135,18 @@ def test_seqs_rise_and_keep_their_group(last: Seq, wall_ms: int, group: GroupId)
     assert found % 1024 == group
     assert seq_ms(found) >= min(wall_ms, seq_ms(found))
     assert seq_hour(found) == (seq_ms(found) - SEQ_EPOCH_MS) // HOUR_MS
+
+
+@given(
+    st.integers(0, (1 << 62)).map(Seq),
+    st.integers(0, SEQ_EPOCH_MS * 2),
+    st.integers(0, 511).map(GroupId),
+)
+def test_a_draft_draws_what_seq_next_says(last: Seq, wall_ms: int, group: GroupId) -> None:
+    draft = Draft({}, lambda _: None, group, last, wall_ms)
+    first = draft.draw()
+    assert first == seq_next(last, wall_ms, group)
+    assert draft.draw() == seq_next(first, wall_ms, group)
 
 
 @given(st.binary(min_size=1, max_size=5).filter(lambda raw: raw.strip(b"\xff")), st.binary())

@@ -195,7 +195,7 @@ async def resume_stream(
             changes = snapshot.changes(TABLE, partition, cursor, snapshot.seq)
         except CursorExpired as error:
             floor = change_floor(member.stores[group])
-            deliver(Expired(cursor, error.reason, floor))
+            deliver(Expired(cursor, error.reason, floor, snapshot.seq))
             return
         deliver(Resumed(cursor))
         member.sinks[group].open(partition, stream)

@@ -48,6 +48,22 @@ class Place:
     group: int
 
 
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """How one client behaves: weights of INSERT, APPEND, DELETE, READ, and how sure it is of its
+    hints.
+    """
+
+    weights: tuple[int, int, int, int]
+    trust: float
+
+
+WRITER = Mix((25, 40, 8, 27), 0.85)
+READER = Mix((5, 5, 0, 90), 0.97)
+ROVER = Mix((10, 60, 5, 25), 0.3)
+CLIENTS = (WRITER,) * 5 + (READER,) * 3 + (ROVER,) * 2
+
+
 @dataclass(slots=True)
 class Desk:
     """What clients share: the members, where partitions live, who led last, the history."""
@@ -58,39 +74,53 @@ class Desk:
     members: dict[int, Member]
     places: list[Place]
     history: History
-    hints: dict[int, int]
+    written: tuple[Partition, int] | None = None  # the key written last
     numbers: int = 0
     closed: bool = False
 
+    def group_of(self, partition: Partition) -> int:
+        return next(place.group for place in self.places if place.partition == partition)
+
+
+class Hints:
+    """Who leads each group, as one client knows."""
+
+    def __init__(self, desk: Desk, trust: float) -> None:
+        self._desk = desk
+        self._trust = trust
+        self._nodes: dict[int, int] = {}
+
     def pick(self, group: int) -> Member:
         """Mostly the leader as known."""
-        hint = self.hints.get(group)
-        if hint is not None and self.dice.random() < 0.85:
-            return self.members[hint]
-        return self.members[self.dice.choice(sorted(self.members))]
+        desk = self._desk
+        node = self._nodes.get(group)
+        if node is None or desk.dice.random() >= self._trust:
+            node = desk.dice.choice(sorted(desk.members))
+        return desk.members[node]
 
     def learn(self, group: int, member: Member, *, good: bool) -> None:
         if good:
-            self.hints[group] = member.node
-        elif self.hints.get(group) == member.node:
-            del self.hints[group]
+            self._nodes[group] = member.node
+        elif self._nodes.get(group) == member.node:
+            del self._nodes[group]
 
 
-async def work_on(desk: Desk) -> None:
+async def work_on(desk: Desk, mix: Mix) -> None:
     """One client, until the desk closes."""
+    hints = Hints(desk, mix.trust)
     while not desk.closed:
         await desk.calls.pause(desk.dice.uniform(*THINK_S))
-        await perform(desk, draw(desk))
+        await perform(desk, hints, draw(desk, mix))
 
 
-def draw(desk: Desk) -> Operation:
+def draw(desk: Desk, mix: Mix) -> Operation:
     dice = desk.dice
-    place = dice.choice(desk.places)
+    partition = dice.choice(desk.places).partition
     first = int(desk.timeline.elapsed_s / KEYS_MOVE_AFTER_S) * KEYS_AT_ONCE
     key = first + dice.randrange(KEYS_AT_ONCE)
-    kind = dice.choices(
-        (Kind.INSERT, Kind.APPEND, Kind.DELETE, Kind.READ), weights=(25, 40, 8, 27)
-    )[0]
+    kind = dice.choices((Kind.INSERT, Kind.APPEND, Kind.DELETE, Kind.READ), weights=mix.weights)[0]
+    if kind is Kind.READ and desk.written is not None and dice.random() < 0.6:
+        partition, key = desk.written  # where a stale answer would show
     desk.numbers += 1
     named = kind is Kind.DELETE or dice.random() < 0.6
     badge = None
@@ -102,7 +132,7 @@ def draw(desk: Desk) -> Operation:
     return Operation(
         desk.numbers,
         kind,
-        place.partition,
+        partition,
         keys,
         desk.timeline.now_s,
         badge,
@@ -131,16 +161,16 @@ def tag_of(operation: Operation) -> RequestTag | None:
     return RequestTag(tenant, tenant, operation.request_id, 1, b"%8d" % operation.number)
 
 
-async def perform(desk: Desk, operation: Operation) -> None:
+async def perform(desk: Desk, hints: Hints, operation: Operation) -> None:
     """Do it, with retries, and enter it in the history."""
     desk.history.operations.append(operation)
-    group = next(p.group for p in desk.places if p.partition == operation.partition)
+    group = desk.group_of(operation.partition)
     maybe = False  # an earlier attempt may have been done
     while operation.attempts < ATTEMPTS_MAX:
         operation.attempts += 1
-        member = desk.pick(group)
+        member = hints.pick(group)
         result = await attempt(desk, member, group, operation)
-        desk.learn(group, member, good=result in (Result.OK, Result.REFUSED_KEY))
+        hints.learn(group, member, good=result in (Result.OK, Result.REFUSED_KEY))
         match result:
             case Result.FAILED:
                 if desk.closed:
@@ -157,6 +187,8 @@ async def perform(desk: Desk, operation: Operation) -> None:
             case _:
                 operation.result = result
                 operation.end_s = desk.timeline.now_s
+                if operation.writes and operation.affected:
+                    desk.written = operation.partition, operation.keys[0]
                 return
     operation.result = Result.UNKNOWN if maybe else Result.FAILED
     operation.end_s = desk.timeline.now_s

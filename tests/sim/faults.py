@@ -49,6 +49,9 @@ class Nemesis:
             (self.slow_disk, 6),
             (self.hand_over, 8),
         ]
+        if len(members) == 1:
+            apart = (self.part, self.lag, self.resets, self.hand_over)
+            kinds = [(kind, weight) for kind, weight in kinds if kind not in apart]
         # Each seed has its own mix, so that some runs see one fault many times.
         self._kinds = [(kind, weight * dice.choice((0, 1, 1, 3))) for kind, weight in kinds]
         if not any(weight for _, weight in self._kinds):
@@ -176,7 +179,8 @@ class Nemesis:
     # Whom.
 
     def _some(self, count: int) -> list[Member]:
-        return self._dice.sample([self._members[node] for node in sorted(self._members)], count)
+        members = [self._members[node] for node in sorted(self._members)]
+        return self._dice.sample(members, min(count, len(members)))
 
     def _leader(self) -> Member:
         leading = [

@@ -88,11 +88,12 @@ class Resumed:
 
 @dataclass(frozen=True, slots=True)
 class Expired:
-    """The cursor was refused."""
+    """The cursor was refused, while the group had this change floor and this seq."""
 
     cursor: Seq
     reason: str
     floor: Seq
+    seq_last: Seq
 
 
 Sighting = Began | Resumed | Expired | Frame

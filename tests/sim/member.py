@@ -35,6 +35,8 @@ from tests.sim.streams import StreamSink
 from tests.sim.timeline import START_S, Life, Loop, Timeline
 
 CYCLE_S = 0.00002
+SLOW_SYNC_S = (0.01, 0.15)
+SLOW_SYNC_SHARE = 0.02
 SEGMENT_BYTES = 48 << 10
 IMAGE_PIECE_KEYS = 40
 FIRST_WALL_MS = 1_764_000_000_000  # an hour begins here
@@ -96,18 +98,16 @@ class WatchedMachine:
         self._group = group
         self._replica: LogMachine = replica
         self._reference = member.world.references[group]
-        self._leads: int | None = None
 
     def applied(self) -> AppliedMark:
         return self._replica.applied()
 
     def lead(self, term: int) -> None:
-        self._leads = term
+        self._reference.led(self._member.node, term)
         self._member.note(f"lead g{self._group} term {term}")
         self._replica.lead(term)
 
     def resign(self, reason: str) -> None:
-        self._leads = None
         self._member.note(f"resign g{self._group}: {reason}")
         self._replica.resign(reason)
 
@@ -250,7 +250,9 @@ class Member:
             self._busy = False
             self._finish()
             return
-        self.loop.call_later(self.world.dice.uniform(*self.sync_s), self._written)
+        dice = self.world.dice
+        sync_s = SLOW_SYNC_S if dice.random() < SLOW_SYNC_SHARE else self.sync_s
+        self.loop.call_later(dice.uniform(*sync_s), self._written)
 
     def _written(self) -> None:
         assert self.hub is not None and self._batch is not None

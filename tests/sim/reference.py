@@ -55,6 +55,7 @@ class GroupReference:
         self.entries: dict[int, tuple[int, bytes]] = {}
         self.commands: list[CommittedCommand] = []
         self.void = 0
+        self.leaders: dict[int, int] = {}
         self.index = 0
         self.seq = Seq(0)
         self.state: dict[bytes, bytes] = {}
@@ -70,6 +71,13 @@ class GroupReference:
 
     def digest_at(self, index: int) -> int | None:
         return self._digests.get(index)
+
+    def led(self, node: int, term: int) -> None:
+        """A member began to lead. One member leads in a term, once."""
+        if term in self.leaders:
+            before = self.leaders[term]
+            raise Violation(f"group {self.group}: {before} led in term {term}, now {node} does")
+        self.leaders[term] = node
 
     def saw(self, node: int, entry: LogEntry, now_s: float) -> None:
         """A member is about to apply an entry."""
@@ -87,6 +95,8 @@ class GroupReference:
             self._digests[self.index] = self._digest
 
     def _fold(self, index: int, term: int, payload: bytes, now_s: float) -> None:
+        if index > 2 and term < self.entries[index - 1][0]:
+            raise Violation(f"group {self.group}: entry {index} is of term {term}, terms fall")
         if not payload:
             return
         entry = codec.decode_entry(payload)

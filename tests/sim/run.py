@@ -23,7 +23,7 @@ from kalamdb.model.work import OpenSlots, PutFence, TrimBefore
 from tests.sim import calls
 from tests.sim.calls import Calls, Lost, Refused
 from tests.sim.checkers import feed, ledger, linear
-from tests.sim.clients import Desk, Place, perform, work_on
+from tests.sim.clients import CLIENTS, WRITER, Desk, Hints, Place, perform, work_on
 from tests.sim.faults import Nemesis
 from tests.sim.history import History, Kind, Operation, Result, Subscription
 from tests.sim.late import HeldAppends
@@ -36,8 +36,7 @@ from tests.sim.timeline import Life, Loop, Timeline
 from kalamdb.errors import KalamError
 
 NODES = (1, 2, 3)
-CLIENTS = 8
-LOAD_S = 22.0
+LOAD_S = 20.0
 ENDING_S = 6.0  # clients come to an end
 CALM_S_MAX = 20.0  # from then on until all is equal
 KEEP_ENTRIES = 30
@@ -78,10 +77,10 @@ def replay(seed: int, trace: bool = False) -> bool:
     return not report.faults
 
 
-def run(seed: int, *, verbose: bool = False) -> Report:
-    """The world of `seed`. PYTHONHASHSEED must be 0 for two runs to be one."""
+def run(seed: int, *, alone: bool = False, verbose: bool = False) -> Report:
+    """The world of `seed`; `alone` has one member. PYTHONHASHSEED must be 0 for two runs to be one."""
     with small_log():
-        simulation = Simulation(seed, verbose=verbose)
+        simulation = Simulation(seed, nodes=NODES[:1] if alone else NODES, verbose=verbose)
         return simulation.report()
 
 
@@ -99,7 +98,9 @@ def small_log() -> Iterator[None]:
 class Simulation:
     """See the module."""
 
-    def __init__(self, seed: int, *, verbose: bool = False) -> None:
+    def __init__(
+        self, seed: int, *, nodes: tuple[int, ...] = NODES, verbose: bool = False
+    ) -> None:
         self.seed = seed
         self._dice = dice = Random(seed)
         self.timeline = timeline = Timeline(verbose=verbose)
@@ -114,14 +115,14 @@ class Simulation:
         )
         # An hour ends during the run in most seeds, so that changes can be trimmed.
         start_ms = FIRST_WALL_MS - dice.randrange(2_000, 12_000)
-        for node in NODES:
+        for node in nodes:
             clock = NodeClock(timeline, start_ms, dice.choice((0, 0, -200, 100, 1500)))
             self.members[node] = Member(world, node, groups, clock)
         self._clients_loop = Loop(timeline, Life(), self._errors)
         self._calls = Calls(timeline, dice, self._clients_loop)
         self.history = History()
         places = [Place(partition, group) for partition, group in _partitions(groups)]
-        self.desk = Desk(timeline, dice, self._calls, self.members, places, self.history, {})
+        self.desk = Desk(timeline, dice, self._calls, self.members, places, self.history)
         self.nemesis = Nemesis(timeline, dice, self._calls, network, self.members)
         self._network = network
 
@@ -155,7 +156,7 @@ class Simulation:
             if not timeline.run(10.0, ready.done):
                 raise Violation(f"group {group} did not take its schema within 10 s")
             ready.result()
-        clients = [self._spawn(work_on(self.desk)) for _ in range(CLIENTS)]
+        clients = [self._spawn(work_on(self.desk, mix)) for mix in CLIENTS]
         for place in self.desk.places:
             for _ in range(2):
                 subscription = Subscription(len(self.history.subscriptions), place.partition)
@@ -187,25 +188,27 @@ class Simulation:
 
     async def _put_schema(self, group: int) -> None:
         slots = tuple(slot_of(p.partition) for p in self.desk.places if p.group == group)
+        hints = Hints(self.desk, WRITER.trust)
         for work in (OpenSlots(slots, 1), PutFence(TABLE)):
             while True:
-                member = self.desk.pick(group)
+                member = hints.pick(group)
                 try:
                     await self._calls.call(
                         member, lambda there, work=work: calls.write(there, group, work, None)
                     )
-                    self.desk.learn(group, member, good=True)
+                    hints.learn(group, member, good=True)
                     break
                 except (KalamError, Refused, Lost):
-                    self.desk.learn(group, member, good=False)
+                    hints.learn(group, member, good=False)
                     await self._calls.pause(0.05)
 
     async def _trim(self) -> None:
         """The retention job: now and then the changes of past hours may go."""
+        hints = Hints(self.desk, WRITER.trust)
         while not self.desk.closed:
             await self._calls.pause(self._dice.uniform(0.5, 3.0))
             group = self._dice.choice(sorted(self.references))
-            member = self.desk.pick(group)
+            member = hints.pick(group)
             hour = (member.clock.wall_ms() - 1_704_067_200_000) // 3_600_000
             try:
                 await self._calls.call(
@@ -214,8 +217,9 @@ class Simulation:
                         there, group, TrimBefore(hour, 0), None
                     ),
                 )
+                hints.learn(group, member, good=True)
             except (KalamError, Refused, Lost):
-                pass
+                hints.learn(group, member, good=False)
 
     async def _read_all(self) -> None:
         wanted = {
@@ -223,13 +227,14 @@ class Simulation:
             for operation in self.history.operations
             for key in operation.keys
         }
+        hints = Hints(self.desk, WRITER.trust)
         for partition, key in sorted(wanted):
             self.desk.numbers += 1
             while True:
                 read = Operation(
                     self.desk.numbers, Kind.READ, partition, (key,), self.timeline.now_s
                 )
-                await perform(self.desk, read)
+                await perform(self.desk, hints, read)
                 if read.result is Result.OK:
                     break
                 self.history.operations.pop()
@@ -253,8 +258,7 @@ class Simulation:
         return True
 
     def _reference_of(self, partition: Partition) -> GroupReference:
-        group = next(p.group for p in self.desk.places if p.partition == partition)
-        return self.references[group]
+        return self.references[self.desk.group_of(partition)]
 
     def _status(self) -> str:
         return "; ".join(

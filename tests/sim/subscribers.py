@@ -17,13 +17,13 @@ from kalamdb.model.change import Change
 from kalamdb.model.ids import Seq
 from tests.sim import calls
 from tests.sim.calls import DELAY_S, Lost, Refused
-from tests.sim.clients import Desk, Place
+from tests.sim.clients import Desk, Hints, Place
 from tests.sim.history import Began, Expired, Frame, Resumed, Subscription
 from tests.sim.member import Member
 from tests.sim.schema import elements_of
 
 POSITIONS_EVERY_S = 0.4
-FOLLOWER_SHARE = 0.2
+AWAY_SHARE = 0.1  # comes back only after seconds
 
 
 class _Session:
@@ -80,16 +80,18 @@ def frame_of(change: Change) -> Frame:
 
 async def subscribe(desk: Desk, place: Place, subscription: Subscription) -> None:
     """Follow until the run ends."""
+    hints = Hints(desk, 0.85)
     while True:
-        member = desk.pick(place.group)
+        member = hints.pick(place.group)
         session = _Session(desk, subscription)
         try:
             await desk.calls.call(member, _opening(place, subscription.cursor, session.deliver))
         except (KalamError, Refused, Lost):
             session.over = True
-            desk.learn(place.group, member, good=False)
+            hints.learn(place.group, member, good=False)
             await desk.calls.pause(desk.dice.uniform(0.02, 0.3))
             continue
+        hints.learn(place.group, member, good=True)
         life = member.life
         until_s = desk.timeline.now_s + desk.dice.expovariate(0.3)
         while not (session.over or life.ended):
@@ -97,7 +99,10 @@ async def subscribe(desk: Desk, place: Place, subscription: Subscription) -> Non
             if desk.timeline.now_s > until_s and not desk.closed:
                 break
         session.over = True
-        await desk.calls.pause(desk.dice.uniform(0.0, 0.2))
+        away_s = desk.dice.uniform(0.0, 0.2)
+        if desk.dice.random() < AWAY_SHARE and not desk.closed:
+            away_s = desk.dice.uniform(1.0, 8.0)
+        await desk.calls.pause(away_s)
 
 
 def _opening(place: Place, cursor: Seq | None, deliver: Callable[[object], None]):

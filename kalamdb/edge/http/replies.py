@@ -50,6 +50,8 @@ class DirectResponse(web.StreamResponse):
         # `headers` holds only what others added (CORS).
         added = _lines(self.headers) if self.headers else b""
         transport.write(_DIRECT_FORM % (added, len(self._answer), self._answer))
+        if transport.get_write_buffer_size() > DIRECT_MAX_BYTES:
+            await request.writer.drain()  # who sends and never reads is not served ahead
 
     async def write_eof(self, data: bytes = b"") -> None:
         pass

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from kalamdb.errors import InvalidStatement
 from kalamdb.lib.clock import Clock, Ids
@@ -12,11 +12,23 @@ from kalamdb.model.catalog import CatalogView
 from kalamdb.model.ids import Partition
 from kalamdb.model.principal import Principal
 from kalamdb.model.table import TableDef
-from kalamdb.ports import Groups
+from kalamdb.ports import Snapshot
 from kalamdb.sql.bound import Env, LivePlan
 from kalamdb.sql.statement import Select, Statement
 
 DEFAULT_NAMESPACE = "default"
+
+
+class LiveGroups(Protocol):
+    """What a live query needs of `ports.Groups`."""
+
+    @property
+    def catalog(self) -> CatalogView: ...
+
+    def barrier(self, partition: Partition) -> Awaitable[object] | None: ...
+
+    def snapshot(self, partition: Partition) -> Snapshot: ...
+
 
 Parse = Callable[[str], tuple[Statement, ...]]
 BindLive = Callable[[Select, CatalogView, str, Env], LivePlan]
@@ -27,7 +39,7 @@ CheckRead = Callable[[Principal, TableDef], None]
 class LiveBinder:
     """`check_read` raises PermissionDenied when the principal may not read the table."""
 
-    groups: Groups
+    groups: LiveGroups
     parse: Parse
     bind_live: BindLive
     check_read: CheckRead

@@ -23,21 +23,21 @@ from dataclasses import dataclass
 
 from aiohttp import WSMsgType, web
 
+from kalamdb.edge.faults import message_of
 from kalamdb.edge.ws import protocol
-from kalamdb.edge.ws.binding import LiveBinder
+from kalamdb.edge.ws.binding import LiveBinder, LiveGroups
+from kalamdb.edge.ws.frames import close_frame
 from kalamdb.edge.ws.limits import WsLimits
 from kalamdb.edge.ws.outbox import Flusher, Outbox
 from kalamdb.edge.ws.streams import LiveServices, Streams
-from kalamdb.errors import Unauthenticated
+from kalamdb.errors import KalamError, Unauthenticated
 from kalamdb.feed.hub import Hub
 from kalamdb.lib.clock import Clock
 from kalamdb.model.ids import Partition
 from kalamdb.model.principal import Principal
-from kalamdb.ports import Groups
 
 # Messages above the limit are answered; far above it the frame reader closes the socket (1009).
 READ_MAX_FACTOR = 4
-CLOSE_REASON_MAX_BYTES = 120
 
 Authenticate = Callable[[str], Principal]
 
@@ -58,7 +58,7 @@ class WsEdge:
 
     def __init__(
         self,
-        groups: Groups,
+        groups: LiveGroups,
         hub_of: Callable[[Partition], Hub],
         authenticate: Authenticate,
         binder: LiveBinder,
@@ -94,6 +94,7 @@ class WsEdge:
         socket = web.WebSocketResponse(
             compress=False,
             autoping=False,
+            autoclose=False,
             heartbeat=None,
             timeout=limits.close_timeout_s,
             max_msg_size=limits.message_max_bytes * READ_MAX_FACTOR,
@@ -164,43 +165,47 @@ class Connection:
         self._token = ""
         self._may_pack = request.query.get("compress") != "false"
         self._spoken = protocol.SpokenProtocol(self._may_pack)
-        self._timers: list[asyncio.TimerHandle] = []
+        self._ticking = self._loop.call_later(edge.limits.heartbeat_interval_s, self._tick)
+        self._greeting = self._loop.call_later(edge.limits.auth_timeout_s, self._auth_overdue)
         self._closing = False
+        self._over = asyncio.Event()
         self._heard_s = self._clock.monotonic_s()
         self._allowance = float(edge.limits.messages_burst)
         self._allowance_s = self._heard_s
 
     async def run(self) -> None:
         """Serve the socket until its end."""
+        transport = self._request.transport
         try:
             async with self._tasks:
                 self._greet()
-                self._tick_later()
-                self._timers.append(
-                    self._loop.call_later(self._limits.auth_timeout_s, self._auth_overdue)
-                )
                 await self._read()
                 self._streams.close()
+                self._over.set()
         finally:
             self._closing = True
             self._streams.close()
-            for timer in self._timers:
-                timer.cancel()
+            self._ticking.cancel()
+            self._greeting.cancel()
+            self._outbox.flush()
+            if transport is not None:
+                transport.close()
 
     async def close(self, code: int, reason: str) -> None:
-        """Say goodbye: what is queued, then a close frame; then, in any case, the end."""
+        """Say goodbye: what is queued, then a close frame. Who does not answer it is cut off."""
         if self._closing:
             return
         self._closing = True
         self._streams.close()
+        self._outbox.send_frame(close_frame(code, reason))
         self._outbox.flush()
         transport = self._request.transport
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(self._limits.close_timeout_s):
-                message = reason.encode()[:CLOSE_REASON_MAX_BYTES]
-                await self._socket.close(code=code, message=message)
-        if transport is not None:
-            transport.abort()
+                await self._over.wait()
+        except TimeoutError:
+            if transport is not None:
+                transport.abort()
 
     def _end(self, code: int, reason: str) -> None:
         if not self._closing:
@@ -238,8 +243,8 @@ class Connection:
     def _sign_in(self, token: str) -> None:
         try:
             principal = self._edge.authenticate(token)
-        except Unauthenticated as fault:
-            self._turn_away(str(fault))
+        except KalamError as fault:
+            self._turn_away(message_of(fault))
             return
         self._principal = principal
         self._token = token
@@ -248,13 +253,13 @@ class Connection:
 
     def _renew(self, token: str) -> None:
         """A fresh token of the same identity keeps the socket alive; it never changes who it is."""
-        with contextlib.suppress(Unauthenticated):
+        with contextlib.suppress(KalamError):
             if self._edge.authenticate(token) == self._principal:
                 self._token = token
 
     def _turn_away(self, message: str) -> None:
         self._outbox.send(protocol.auth_error(message), packed=False)
-        self._end(1008, "authentication failed")
+        self._end(1008, "not signed in")
 
     def _auth_overdue(self) -> None:
         if self._principal is None and not self._closing:
@@ -263,10 +268,18 @@ class Connection:
     # ---- reading --------------------------------------------------------------------------------
 
     async def _read(self) -> None:
-        while not self._closing:
+        while True:
             message = await self._socket.receive()
             self._heard_s = self._clock.monotonic_s()
             match message.type:
+                case WSMsgType.CLOSE:
+                    if not self._closing:
+                        self._outbox.send_frame(close_frame(message.data or 1000))
+                    return
+                case WSMsgType.CLOSED | WSMsgType.CLOSING | WSMsgType.ERROR:
+                    return
+                case _ if self._closing:
+                    continue  # until the client has answered our goodbye
                 case WSMsgType.TEXT:
                     await self._text(message.data)
                 case WSMsgType.BINARY:
@@ -274,12 +287,11 @@ class Connection:
                 case WSMsgType.PING:
                     with contextlib.suppress(ConnectionError):
                         await self._socket.pong(message.data)
-                case WSMsgType.PONG:
-                    pass
                 case _:
-                    return
-            if not await self._drained():
-                return
+                    pass
+            if not self._outbox.has_room:
+                self._outbox.flush()
+            await self._drained()
 
     async def _text(self, payload: bytes) -> None:
         size_max = self._limits.message_max_bytes
@@ -382,14 +394,10 @@ class Connection:
         )
         self._end(1013, "slow consumer")
 
-    def _tick_later(self) -> None:
-        timer = self._loop.call_later(self._limits.heartbeat_interval_s, self._tick)
-        self._timers[:1] = [timer]
-
     def _tick(self) -> None:
         if self._closing:
             return
-        self._tick_later()
+        self._ticking = self._loop.call_later(self._limits.heartbeat_interval_s, self._tick)
         now_s = self._clock.monotonic_s()
         if now_s - self._heard_s > self._limits.client_timeout_s:
             self._end(1000, "Heartbeat timeout")
@@ -399,8 +407,10 @@ class Connection:
                 # The token may have run out, its user may be gone or have another role.
                 changed = self._edge.authenticate(self._token) != self._principal
             except Unauthenticated as fault:
-                self._turn_away(str(fault))
+                self._turn_away(message_of(fault))
                 return
+            except KalamError:
+                changed = False  # it can't be told now; the next tick asks again
             if changed:
                 self._turn_away("the rights of this user have changed; sign in again")
                 return

@@ -23,6 +23,8 @@ PREFIX_MAX_BYTES = 0xFFFF
 _LEVEL = 1
 _TEXT = 0x81
 _BINARY = 0x82
+_CLOSE = 0x88
+_REASON_MAX_BYTES = 123
 _HEAD = struct.Struct(">BB")
 _HEAD_16 = struct.Struct(">BBH")
 _HEAD_64 = struct.Struct(">BBQ")
@@ -40,6 +42,17 @@ def text_frame(payload: bytes) -> bytes:
 
 def binary_frame(payload: bytes) -> bytes:
     return _head(_BINARY, len(payload)) + payload
+
+
+def close_frame(code: int, reason: str = "") -> bytes:
+    """`reason` is cut to what a control frame holds."""
+    payload = code.to_bytes(2, "big") + cut_text(reason, _REASON_MAX_BYTES)
+    return _head(_CLOSE, len(payload)) + payload
+
+
+def cut_text(text: str, size_max_bytes: int) -> bytes:
+    """UTF-8 of as much of `text` as fits."""
+    return text.encode()[:size_max_bytes].decode(errors="ignore").encode()
 
 
 def message_frame(payload: bytes, *, packed: bool) -> bytes:

@@ -112,6 +112,8 @@ class SpokenProtocol:
 def client_message(payload: bytes) -> ClientMessage:
     """Raises NotJson, BadMessage."""
     try:
+        if not payload.isascii():
+            payload.decode()  # the decoder does not look at text it skips
         return _decode(payload)
     except msgspec.ValidationError as fault:
         raise BadMessage(str(fault)) from None

@@ -21,13 +21,13 @@ from typing import assert_never
 
 from kalamdb.edge.faults import fault_of, message_of
 from kalamdb.edge.ws import protocol
-from kalamdb.edge.ws.binding import LiveBinder
+from kalamdb.edge.ws.binding import LiveBinder, LiveGroups
 from kalamdb.edge.ws.frames import message_frame
 from kalamdb.edge.ws.limits import WsLimits
 from kalamdb.edge.ws.outbox import Outbox
 from kalamdb.errors import CursorExpired, KalamError, Unavailable
 from kalamdb.feed.events import event_prefix
-from kalamdb.feed.hub import Hub, Push, StreamEnd
+from kalamdb.feed.hub import EndReason, Hub, Push, StreamEnd
 from kalamdb.feed.subscription import (
     Accepted,
     Events,
@@ -40,7 +40,6 @@ from kalamdb.feed.subscription import (
 from kalamdb.lib.clock import Clock
 from kalamdb.model.ids import Partition, Seq, TenantId
 from kalamdb.model.principal import Principal
-from kalamdb.ports import Groups
 
 # Larger pages are packed in a thread: a megabyte takes ten milliseconds.
 PACK_INLINE_MAX_BYTES = 32 << 10
@@ -50,7 +49,7 @@ PACK_INLINE_MAX_BYTES = 32 << 10
 class LiveServices:
     """What the live queries of all sockets share. `per_user` counts their subscriptions."""
 
-    groups: Groups
+    groups: LiveGroups
     hub_of: Callable[[Partition], Hub]
     binder: LiveBinder
     clock: Clock
@@ -77,6 +76,7 @@ class Streams:
         self._to_step: dict[Subscription, None] = {}
         self._pump: asyncio.Task[None] | None = None
         self._closed = False
+        self._catalog_version = services.groups.catalog.version
         self._positions_due_s = services.clock.monotonic_s() + services.limits.position_interval_s
 
     # ---- what the client asks for ---------------------------------------------------------------
@@ -147,12 +147,13 @@ class Streams:
         return {name: stream.cursor for name, (stream, _) in self._open.items()}
 
     def tick(self, now_s: float) -> None:
-        """End loads that hold a snapshot too long; tell positions of idle streams now and then."""
+        """End what holds a snapshot too long or lost its table; tell idle streams their place."""
         for subscription, _ in list(self._open.values()):
             try:
                 subscription.check_hold(now_s)
             except CursorExpired as fault:
                 self._failed(subscription, fault)
+        self._check_tables()
         if now_s >= self._positions_due_s:
             self._positions_due_s = now_s + self._services.limits.position_interval_s
             self._tell_positions()
@@ -261,6 +262,22 @@ class Streams:
                 await asyncio.sleep(0)
         finally:
             self._pump = None
+
+    def _check_tables(self) -> None:
+        """End streams whose table is gone or another; most ends come from the hub, at once.
+
+        This one is for those that began while their table was on its way out.
+        """
+        catalog = self._services.groups.catalog
+        if catalog.version == self._catalog_version:
+            return
+        self._catalog_version = catalog.version
+        for subscription, _ in list(self._open.values()):
+            table = subscription.plan.table
+            now = catalog.tables_by_id.get(table.id)
+            if now is None or now.version != table.version:
+                reason = EndReason.TABLE_DROPPED if now is None else EndReason.SCHEMA_CHANGED
+                self.ended(subscription, StreamEnd(reason, table.full_name, subscription.cursor))
 
     def _tell_positions(self) -> None:
         groups = self._services.groups

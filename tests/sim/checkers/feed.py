@@ -37,8 +37,10 @@ def faults(subscription: Subscription, reference: GroupReference) -> Iterator[st
                     yield f"{name}: resumed from {cursor}, it had {before}"
                 elif at < len(chain) and chain[at].seq <= cursor:
                     yield f"{name}: resumed from {cursor}, change {chain[at].seq} is missing"
-            case Expired(cursor, reason, floor):
-                if reason == "ahead":
+            case Expired(cursor, reason, floor, seq_last):
+                if floor > seq_last:
+                    yield f"{name}: the change floor {floor} is above the group's seq {seq_last}"
+                elif reason == "ahead":
                     yield f"{name}: cursor {cursor} was called ahead of the group"
                 elif cursor >= floor:
                     yield f"{name}: cursor {cursor} was called expired, the floor is {floor}"

@@ -26,7 +26,7 @@ from kalamdb.model.ids import (
     slot_of,
     tenant_partition,
 )
-from kalamdb.model.work import OpenSlots, PutFence, TrimBefore
+from kalamdb.model.work import OpenSlots, PutFence, PutRows, ReadSet, TrimBefore
 from kalamdb.replica.replica import Replica, ReplicaLimits
 from kalamdb.store.memory import MemoryStore
 from tests.unit.replica.harness import (
@@ -42,6 +42,7 @@ from tests.unit.replica.harness import (
     insert,
     message,
     message_table,
+    pk_of,
     tag,
     update,
 )
@@ -155,6 +156,30 @@ async def test_overlay_keeps_a_key_until_its_last_command_is_applied() -> None:
     with pytest.raises(UniqueViolation):
         same.result()
     assert world.replica.statistics().sequencer.overlay_keys == 0
+
+
+async def test_overlay_outlives_the_first_of_two_commands_on_a_key() -> None:
+    world = made()
+    world.do(insert(TABLE, message(1)))
+    for step in (delete(TABLE, 1), insert(TABLE, message(1, "second"))):
+        world.ask(step)
+        world.log.pull()
+    world.log.commit(1)
+    refused = world.ask(insert(TABLE, message(1, "third")))
+    world.log.turn()
+    assert isinstance(refused.exception(), UniqueViolation)
+    assert world.row(TABLE, 1) == message(1, "second")
+
+
+async def test_chain_that_was_let_go_within_a_decision_does_not_fork() -> None:
+    world = made(chains_max=1)
+    seen = world.do(insert(TABLE, message(1))).seq
+    read_set = ReadSet(tables={(TABLE.id, BOB): Seq(0), (TABLE.id, ALICE): seen})
+    world.ask(PutRows(TABLE, ALICE, [(pk_of(TABLE, 1), message(1, "b"))], read_set))
+    world.ask(insert(TABLE, message(2)))
+    world.log.turn()
+    one, two, three = world.sink.changes
+    assert (two.prev_seq, three.prev_seq) == (one.seq, two.seq)
 
 
 async def test_chain_survives_a_cache_that_lets_go() -> None:

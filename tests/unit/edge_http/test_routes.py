@@ -6,16 +6,19 @@ from collections.abc import AsyncGenerator
 from datetime import datetime
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp.test_utils import make_mocked_request
 from prometheus_client.parser import text_string_to_metric_families
 
 from kalamdb import errors
 from kalamdb.edge.http.admin import NodeStatus
+from kalamdb.edge.http.app import HttpParts, build_app, serve
 from kalamdb.edge.http.auth import word_of
 from kalamdb.edge.http.origin import Origins
+from kalamdb.lib.observe import Metrics
 from kalamdb.session.auth import ROOT_PASSWORD
-from tests.unit.edge_http.world import PASSWORD, World, changed, opened
+from tests.unit.edge_http.world import PASSWORD, EchoSockets, World, changed, opened
 
 AWAY = {"X-Forwarded-For": "203.0.113.9"}  # the test client is on loopback, a trusted proxy
 
@@ -301,3 +304,16 @@ async def test_websockets_of_strange_origins() -> None:
                 assert await socket.receive_str() == "hello"
         refused = await world.http.get("/v1/ws", headers={"Origin": "https://evil.example"})
         assert refused.status == 403
+
+
+async def test_serve_listens_with_the_settings(world: World) -> None:
+    settings = changed("http", max_header_bytes=2048)
+    parts = HttpParts(world.session, world.auth, EchoSockets(), world.node, Metrics())
+    runner = await serve(build_app(parts, settings, world.clock), "127.0.0.1", 0, settings)
+    try:
+        port = runner.addresses[0][1]
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
+            assert (await http.get("/health")).status == 200
+            assert (await http.get("/health", headers={"X": "x" * 3000})).status == 400
+    finally:
+        await runner.cleanup()

@@ -80,6 +80,25 @@ async def test_pipelined_requests_are_answered_in_order(world: World) -> None:
     writer.close()
 
 
+async def test_who_does_not_read_is_not_served_ahead(world: World) -> None:
+    world.session.answer = b"x" * 60_000
+    reader, writer = await asyncio.open_connection(world.http.host, world.http.port, limit=1 << 16)
+    raw = json.dumps(SELECT).encode()
+    one = (
+        b"POST /v1/api/sql HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n"
+        b"Authorization: Bearer %b\r\n\r\n%b" % (len(raw), world.tokens["alice"].encode(), raw)
+    )
+    writer.write(one * 500)
+    for _ in range(5000):
+        await asyncio.sleep(0)
+    assert 1 < len(world.session.asked) < 400
+    seen = 0
+    while seen < 500 * 60_000:
+        seen += len(await asyncio.wait_for(reader.read(1 << 20), 5))
+    assert len(world.session.asked) == 500
+    writer.close()
+
+
 @pytest.mark.parametrize(
     "kind",
     ["application/json; charset=utf-8", "Application/JSON", 'application/json;charset="UTF-8"'],

@@ -136,7 +136,9 @@ class MemoryGroup:
         self.floor = Seq(0)
         self.state = State()
         self.snapshots_open = 0
-        self.catalog: CatalogView = EMPTY_CATALOG
+        self.catalog: CatalogView = replace(
+            EMPTY_CATALOG, tables_by_id={table.id: table for table in (NOTES, OTHERS)}
+        )
         self._last: dict[Chain, Seq] = {}
 
     def barrier(self, partition: Partition) -> None:

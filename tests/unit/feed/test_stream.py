@@ -7,6 +7,7 @@ failing script can be cut down.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 
 import pytest
@@ -223,7 +224,7 @@ scripts = st.lists(
 @settings(max_examples=150)
 @given(script=scripts)
 def test_any_interleaving(
-    *, limits: FeedLimits, filtered: bool, script: list[tuple[object, int]]
+    *, limits: FeedLimits, filtered: bool, script: list[tuple[Callable[[Story, Random], None], int]]
 ) -> None:
     story = Story(limits, filtered=filtered)
     for move, number in script:

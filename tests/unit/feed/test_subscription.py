@@ -123,7 +123,7 @@ def test_the_newest_rows_come_in_ascending_order(
     subscription = opened(filled(5), Newest(rows), limits=FeedLimits(slice_rows=slice_rows))
     outputs: list[Output] = []
     for _ in range(10):
-        outputs += outputs and [] or subscription.step(0)
+        outputs += subscription.step(0)
     assert ids(outputs[1]) == expected
     assert isinstance(outputs[1], Rows)
     assert not outputs[1].page.has_more

@@ -1,0 +1,56 @@
+# pyright: basic
+"""CHECK constraints as functions of a row; compiled once per definition of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sqlglot import exp
+
+from kalamdb.errors import InvalidDefinition, Unsupported
+from kalamdb.model.table import TableDef
+from kalamdb.sql import dialect
+from kalamdb.sql.expression import compile_condition
+from kalamdb.sql.scope import Compiled, NotCompilable, TableScope
+
+Holds = Callable[[Any], "bool | None"]
+"""Does the row satisfy the constraint? None (unknown) counts as yes, as in SQL."""
+
+_CACHED = "_compiled_checks"
+
+
+def checks(table: TableDef) -> tuple[tuple[str, Holds], ...]:
+    """Name and function of each CHECK of a table, compiled once per TableDef."""
+    cached = table.__dict__.get(_CACHED)
+    if cached is None:
+        cached = tuple((check.name, _holds(table, check.sql)) for check in table.checks)
+        table.__dict__[_CACHED] = cached
+    return cached
+
+
+def _holds(table: TableDef, sql: str) -> Holds:
+    compiled = compile_check(table, dialect.expression(dialect.tokenize(sql), sql))
+    function = compiled.at(None)  # type: ignore[arg-type] - checked to look at no environment
+
+    def holds(row: Any) -> bool | None:
+        return function(row, None)
+
+    return holds
+
+
+def compile_check(table: TableDef, tree: exp.Expression) -> Compiled:
+    """A condition over one row. Raises Unsupported, InvalidDefinition, UnknownColumn, TypeMismatch."""
+    for column in tree.find_all(exp.Column):
+        name = column.name.lower()
+        if name not in table.by_name and name in table.readable_by_name:
+            raise InvalidDefinition(f"CHECK cannot look at {name}: a row has it only once stored")
+    try:
+        compiled = compile_condition(tree, TableScope(table, None))
+    except NotCompilable as error:
+        raise Unsupported(f"{error.construct} in CHECK", "compare columns and literals") from error
+    if compiled.needs_env:
+        raise Unsupported(
+            "parameters, time and user in CHECK", "a CHECK must answer the same at any time"
+        )
+    return compiled

@@ -1,0 +1,1 @@
+"""Bytes of every release that stay readable for ever."""

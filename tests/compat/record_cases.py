@@ -1,0 +1,246 @@
+"""Rows, history, changes, commands, entries, outcomes, marks, catalog records, staged chunks."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from itertools import chain
+
+from cluster.raft.wal_format import RecordType
+from kalamdb.model import codec, keys
+from kalamdb.model.catalog import Namespace, Placement, User
+from kalamdb.model.change import Op, Row
+from kalamdb.model.command import Command, Entry, Outcome
+from kalamdb.model.ids import GroupId, Seq, Slot, TableId
+from kalamdb.model.principal import Role
+from kalamdb.model.table import (
+    AccessLevel,
+    Check,
+    Column,
+    Default,
+    DefaultKind,
+    FlushPolicy,
+    TableDef,
+    TableKind,
+    TableOptions,
+    Unique,
+)
+from kalamdb.model.types import ColumnType, Kind
+from kalamdb.store import catalog_codec, staged
+from kalamdb.store.catalog_codec import (
+    Fence,
+    FenceState,
+    RecordKind,
+    SlotRecord,
+    SlotState,
+    TableState,
+)
+from tests.compat.case import Case, nothing
+
+SEQ = Seq(0x0102030405060708)
+OLD = Seq(0x0102030405060307)
+
+# One stored value of each type, by column id.
+ROW: Row = {
+    0: 1 << 62,
+    1: True,
+    2: -32768,
+    3: (1 << 31) - 1,
+    4: -(1 << 63),
+    5: 0.25,
+    6: -1.7e308,
+    7: "-12.3400",
+    8: "text é 𝄞 \x00",
+    9: b"\x00\xff bytes",
+    10: '{"a": [1, null]}',
+    11: 1_700_000_000_123_456,
+    12: -1,
+    13: 19_700,
+    14: 86_399_999_999,
+    15: bytes(range(16)),
+    16: b"\x00\x00\x80?\x00\x00\x00\xc0",
+    300: "a column with a large id",
+}
+COMMANDS = (
+    Command(((b"\x10key", b"value"), (b"\x11gone", None))),
+    Command(((b"\x10k", b""),), b"\x18request", b"0123456789abcdef", b"\x98\x01"),
+)
+ENTRY = Entry(7, OLD, SEQ, 1_790_000_000_123, COMMANDS)
+OUTCOMES = {
+    "plain": Outcome(3, SEQ, inserted=1, updated=1, deleted=1),
+    "returning": Outcome(
+        2, SEQ, ("id", "b"), (("9007199254740993", None), ("1", [1, 2.5, "x"])), inserted=2
+    ),
+    "no rows returned": Outcome(0, SEQ, ("id",), ()),
+}
+
+
+def log_cases() -> list[Case]:
+    row = codec.encode_row(SEQ, ROW)
+    encoded = [codec.encode_command(command) for command in COMMANDS]
+    cases = [
+        Case("row of every type", row, (SEQ, ROW), codec.decode_row, 0),
+        Case("empty row", codec.encode_row(OLD, {}), (OLD, {}), codec.decode_row, 0),
+        Case("tombstone", codec.encode_tombstone(SEQ), (SEQ, None), codec.decode_row, 0),
+        Case("history", codec.encode_history(SEQ, row), (SEQ, row), codec.decode_history, 0),
+        Case("seq", codec.encode_seq(SEQ), SEQ, codec.decode_seq),
+        Case("mark", codec.encode_mark(9, 2, SEQ), (9, 2, SEQ), codec.decode_mark, 0),
+        Case("command", encoded[0], COMMANDS[0], codec.decode_command),
+        Case("command with a request", encoded[1], COMMANDS[1], codec.decode_command),
+        Case(
+            "entry",
+            codec.encode_entry(7, OLD, SEQ, 1_790_000_000_123, encoded),
+            ENTRY,
+            codec.decode_entry,
+            0,
+        ),
+        Case(
+            "empty entry",
+            codec.encode_entry(1, Seq(0), Seq(0), 0, []),
+            Entry(1, Seq(0), Seq(0), 0, ()),
+            codec.decode_entry,
+            0,
+        ),
+    ]
+    for op in Op:
+        made = codec.encode_change(op, OLD, SEQ, op is Op.DELETE, b"\x20pk")
+        value = (op, OLD, SEQ, op is Op.DELETE, b"\x20pk")
+        cases.append(Case(f"change {op.name}", made, value, codec.decode_change, 0))
+    for name, outcome in OUTCOMES.items():
+        made = codec.encode_outcome(outcome)
+        cases.append(Case(f"outcome, {name}", made, outcome, codec.decode_outcome, 1))
+    return cases
+
+
+def staged_cases() -> list[Case]:
+    command = Command(((b"\x10large", b"v" * 10),), None, b"", b"o" * 20)
+    parts = staged.split(codec.encode_command(command), 3, 5)
+    (chunk_key, chunk), (commit_key, commit) = (part[0] for part in parts)
+    assert chunk is not None
+    assert commit is not None
+
+    def read_commit(raw: bytes) -> Command:
+        return staged.join((commit_key, raw), {chunk_key: chunk}.get)[0]
+
+    return [
+        Case("staged chunk key", chunk_key, None, nothing),
+        Case("staged commit key", commit_key, None, nothing),
+        Case("staged chunk", chunk, command, codec.decode_command),
+        Case("staged commit", commit, command, read_commit, 1),
+    ]
+
+
+COLUMNS = tuple(
+    Column(number, f"c_{kind.name.lower()}", ColumnType(kind, *sizes), nullable=number % 2 == 0)
+    for number, (kind, sizes) in enumerate(
+        (
+            (kind, {Kind.DECIMAL: (38, 4, 0), Kind.EMBEDDING: (0, 0, 2)}.get(kind, (0, 0, 0)))
+            for kind in Kind
+        ),
+        1,
+    )
+)
+DEFAULTED = tuple(
+    Column(50 + number, f"d_{kind.name.lower()}", ColumnType(Kind.TEXT), default=Default(kind, "x"))
+    for number, kind in enumerate(DefaultKind)
+)
+TABLE = TableDef(
+    TableId(0x01020304),
+    "chat",
+    "every",
+    TableKind.USER,
+    COLUMNS + DEFAULTED,
+    (2, 3),
+    (Unique(1, (8,), "every_text"), Unique(2, (3, 4), "pair")),
+    (Check("few", "c_int < 5"),),
+    TableOptions(
+        AccessLevel.RESTRICTED, 3600, "cold", True, FlushPolicy(1000, 60), "none", 48, True
+    ),
+    3,
+    60,
+    3,
+    1_790_000_000_000,
+)
+STREAM = TableDef(TableId(1), "n", "s", TableKind.STREAM, (), (0,), (), (), TableOptions(ttl_s=5))
+SHARED = TableDef(TableId(2), "n", "p", TableKind.SHARED, COLUMNS[:1], (1,))
+
+
+def catalog_cases() -> list[Case]:
+    table, fence = catalog_codec.encode_table, catalog_codec.encode_fence
+    read_table, read_fence = catalog_codec.decode_table, catalog_codec.decode_fence
+    namespace = Namespace("chat", 5, {"a": 1})
+    user = User("ann\x00é", Role.DBA, "$argon2id$x", "a@b", 7, 1, 2)
+    bare = User("bob", Role.USER, "", None, 1, 1, 1)
+    placement = Placement("c-1", 8, (1, 2, 3), {Slot(4): GroupId(2), Slot(9): GroupId(8)})
+    cases = [
+        Case(
+            "namespace",
+            catalog_codec.encode_namespace(namespace),
+            namespace,
+            catalog_codec.decode_namespace,
+            1,
+        ),
+        Case("user", catalog_codec.encode_user(user), user, catalog_codec.decode_user, 1),
+        Case("bare user", catalog_codec.encode_user(bare), bare, catalog_codec.decode_user, 1),
+        Case(
+            "placement",
+            catalog_codec.encode_placement(placement),
+            placement,
+            catalog_codec.decode_placement,
+            1,
+        ),
+        Case(
+            "request record",
+            catalog_codec.encode_request(b"hash", b"outcome"),
+            (b"hash", b"outcome"),
+            catalog_codec.decode_request,
+            1,
+        ),
+    ]
+    for state in TableState:
+        cases.append(
+            Case(f"table {state.name}", table(TABLE, state), (TABLE, state), read_table, 1)
+        )
+    for kept in FenceState:
+        made = Fence(TABLE, kept)
+        cases.append(Case(f"fence {kept.name}", fence(made), made, read_fence, 1))
+    for name, bare_table in (("stream", STREAM), ("shared", SHARED)):
+        value = (bare_table, TableState.ACTIVE)
+        cases.append(Case(f"{name} table", table(*value), value, read_table, 1))
+    for state in SlotState:
+        record = SlotRecord(3, state)
+        made_slot = catalog_codec.encode_slot(record)
+        cases.append(Case(f"slot {state.name}", made_slot, record, catalog_codec.decode_slot, 1))
+    return cases
+
+
+_NUMBERED: tuple[type[IntEnum], ...] = (
+    keys.Family,
+    Op,
+    RecordKind,
+    TableState,
+    FenceState,
+    SlotState,
+    RecordType,
+)
+_NAMED = (Kind, TableKind, AccessLevel, DefaultKind, Role)
+
+
+def name_cases() -> list[Case]:
+    """Numbers and names that stand for something in durable bytes."""
+    numbered = chain.from_iterable(_NUMBERED)
+    cases = [
+        Case(f"{type(member).__name__}.{member.name}", bytes([member]), member, _of(type(member)))
+        for member in numbered
+    ]
+    for member in chain.from_iterable(_NAMED):
+        name = f"{type(member).__name__}.{member.name}"
+        cases.append(Case(name, str(member.value).encode(), member, _named(type(member))))
+    return cases
+
+
+def _of(kind: type[IntEnum]):
+    return lambda raw: kind(raw[0])
+
+
+def _named(kind: type):
+    return lambda raw: kind(raw.decode())

@@ -1,0 +1,485 @@
+"""Clauses of the protocol, each left out: what a simulated world must notice.
+
+A mutant patches the real classes for the time of a run. Each stands for one rule; its docstring says which.
+`SEEDS` names the seeds that are enough to notice it (`python -m tests.sim.mutants` looks for them again).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+from unittest.mock import patch
+
+from cluster.raft import transport
+from cluster.raft.group import Group
+from cluster.raft.hub import Hub, _Outbox
+from cluster.raft.journal import GroupJournal
+from cluster.raft.transport import Guard
+from kalamdb.apply.machine import Machine
+from kalamdb.decide import purge, rows, sequencer
+from kalamdb.decide.draft import Draft
+from kalamdb.decide.flight import settle
+from kalamdb.decide.requests import Requests
+from kalamdb.decide.rows import RowWriter
+from kalamdb.decide.sequencer import Sequencer
+from kalamdb.decide.standing import Standing
+from kalamdb.errors import Indeterminate, NotLeader, Unavailable
+from kalamdb.model import codec, keys
+from kalamdb.model.command import Entry, Outcome
+from kalamdb.model.ids import HOUR_MS, SEQ_TIME_SHIFT, Seq
+from kalamdb.replica.replica import Replica
+from kalamdb.store import changes
+from kalamdb.store.memory import MemoryStore
+from tests.sim import run
+
+Patches = Callable[[], list[Any]]
+MUTANTS: dict[str, Patches] = {}
+ALONE: set[str] = set()
+"""Mutants that show with one member only."""
+
+
+def mutant(make: Patches) -> Patches:
+    MUTANTS[make.__name__] = make
+    return make
+
+
+@contextmanager
+def planted(name: str) -> Iterator[None]:
+    patches = MUTANTS[name]()
+    for one in patches:
+        one.start()
+    try:
+        yield
+    finally:
+        for one in reversed(patches):
+            one.stop()
+
+
+# Deciding.
+
+
+@mutant
+def leads_before_its_no_op() -> list[Any]:
+    """§1 ready: a leader decides only when it has applied its own no-op."""
+    settle_group = Group._settle
+
+    def eager(self: Group) -> None:
+        if self._led is None and self._core.leads():
+            self._led = self._core.term()
+            self._uncommitted_bytes = 0
+            self._machine.lead(self._led)
+        settle_group(self)
+
+    return [patch.object(Group, "_settle", eager)]
+
+
+@mutant
+def refuses_at_once() -> list[Any]:
+    """§1 refusals wait for everything decided before them."""
+
+    def judge(self: Sequencer, waiter: Any, result: Any) -> None:
+        settle(waiter, result)
+
+    return [patch.object(Sequencer, "_judge", judge)]
+
+
+@mutant
+def refuses_unconfirmed() -> list[Any]:
+    """§1 refusals: leadership is confirmed after the decision."""
+    return [patch.object(Replica, "_confirm", lambda self, done: True)]
+
+
+@mutant
+def keeps_overlay() -> list[Any]:
+    """§1 the overlay dies with the term."""
+    resign, lead = Sequencer.resign, Sequencer.lead
+
+    def keep(self: Sequencer, reason: str) -> None:
+        kept = dict(self.overlay)
+        resign(self, reason)
+        self.kept = kept  # type: ignore[attr-defined]
+
+    def bring(self: Sequencer, term: int) -> None:
+        lead(self, term)
+        self.overlay.update(getattr(self, "kept", {}))
+
+    return [patch.object(Sequencer, "resign", keep), patch.object(Sequencer, "lead", bring)]
+
+
+@mutant
+def keeps_queue() -> list[Any]:
+    """§1 an entry is appended only if this node leads in the term in which it was decided."""
+    resign, lead = Sequencer.resign, Sequencer.lead
+
+    def keep(self: Sequencer, reason: str) -> None:
+        kept = deque(self._queue)
+        resign(self, reason)
+        self.kept = kept  # type: ignore[attr-defined]
+
+    def bring(self: Sequencer, term: int) -> None:
+        lead(self, term)
+        self._queue.extend(getattr(self, "kept", ()))
+        if self._queue:
+            self.seq_last = max(self.seq_last, self._queue[-1].seq_after)
+
+    return [patch.object(Sequencer, "resign", keep), patch.object(Sequencer, "lead", bring)]
+
+
+@mutant
+def calls_appended_unavailable() -> list[Any]:
+    """§1 what was appended may be done: Indeterminate, not Unavailable."""
+    return [patch.object(sequencer, "Indeterminate", Unavailable)]
+
+
+@mutant
+def answers_before_apply() -> list[Any]:
+    """§6 `ok` after apply on the leader."""
+    take = Sequencer.take
+
+    def early(self: Sequencer, term: int, size_max: int) -> bytes | None:
+        payload = take(self, term, size_max)
+        if payload is not None:
+            for flight in self._taken[-1].commands:
+                for waiter in flight.waiters:
+                    settle(waiter, flight.answer)
+        return payload
+
+    return [patch.object(Sequencer, "take", early)]
+
+
+@mutant
+def reads_no_overlay() -> list[Any]:
+    """§1 `decide` reads overlay and store, not the store alone."""
+
+    def get(self: Draft, key: bytes) -> bytes | None:
+        effect = self.fresh.get(key)
+        return self._stored(key) if effect is None else effect[1]
+
+    return [patch.object(Draft, "get", get)]
+
+
+@mutant
+def chain_of_applied_only() -> list[Any]:
+    """§9 `prev_seq` follows what is decided, not what is applied."""
+
+    def moved(self: Standing, chain: Any, last: Seq) -> None:
+        self._chains.pop((chain.table, chain.partition), None)
+
+    def read(self: Standing, key: bytes) -> bytes | None:
+        if key[0] == keys.Family.LAST:
+            return self._store.get(key)
+        effect = self._decided.get(key)
+        return self._store.get(key) if effect is None else effect[1]
+
+    return [patch.object(Standing, "moved", moved), patch.object(Standing, "_read", read)]
+
+
+@mutant
+def seq_of_clock() -> list[Any]:
+    """§3 seqs rise whatever clocks do."""
+
+    def draw(self: Draft) -> Seq:
+        now = (self.wall_ms - 1_704_067_200_000) << SEQ_TIME_SHIFT | self.group
+        self.seq = Seq(self.seq + 1024 if now >> 22 == self.seq >> 22 else now)
+        return self.seq
+
+    return [patch.object(Draft, "draw", draw)]
+
+
+@mutant
+def forgets_pending_requests() -> list[Any]:
+    """§6 a repeat while pending waits."""
+    return [
+        patch.object(Requests, "join", lambda self, key, tag, waiter: None),
+        patch.object(Requests, "done", lambda self, flight: None),
+    ]
+
+
+@mutant
+def forgets_stored_requests() -> list[Any]:
+    """§6 a repeat later gets the stored outcome."""
+
+    def repeated(self: Sequencer, key: bytes, tag: Any, waiter: Any) -> bool:
+        return bool(self._requests.join(key, tag, waiter))
+
+    return [patch.object(Sequencer, "_repeated", repeated)]
+
+
+@mutant
+def writes_no_history() -> list[Any]:
+    """§2 hist is written for every superseded version."""
+    supersede = RowWriter._supersede
+
+    def bare(self: RowWriter, pk: bytes, old: bytes, seq: Seq) -> Seq:
+        old_seq = supersede(self, pk, old, seq)
+        family = keys.Family.HISTORY
+        self.draft.effects[:] = [e for e in self.draft.effects if e[0][0] != family]
+        return old_seq
+
+    return [patch.object(RowWriter, "_supersede", bare)]
+
+
+@mutant
+def splits_transactions() -> list[Any]:
+    """§9 the last change of a transaction says so."""
+    emit = RowWriter._emit
+
+    def split(self: RowWriter, held: Any, *, last_of_txn: bool) -> None:
+        emit(self, held, last_of_txn=True)
+
+    return [patch.object(RowWriter, "_emit", split)]
+
+
+@mutant
+def floor_of_clock() -> list[Any]:
+    """§9 chg_floor is at most seq_last."""
+    trim = purge.trim_before
+
+    def eager(draft: Draft, work: Any, *, reader: Any, keys_max: int = 2000) -> Outcome:
+        target = Seq(((work.hour + 2) * HOUR_MS) << SEQ_TIME_SHIFT)
+        raw = draft.get(keys.CHANGE_FLOOR)
+        if raw is None or codec.decode_seq(raw) < target:
+            draft.put(keys.CHANGE_FLOOR, codec.encode_seq(target))
+            return Outcome(1, draft.seq)
+        return trim(draft, work, reader=reader, keys_max=keys_max)
+
+    return [patch.object(purge, "trim_before", eager)]
+
+
+@mutant
+def trims_before_the_floor() -> list[Any]:
+    """§9 TrimBefore first raises the floor, deletes later."""
+
+    def eager(draft: Draft, work: Any, *, reader: Any, keys_max: int = 2000) -> Outcome:
+        target = Seq(min((work.hour * HOUR_MS) << SEQ_TIME_SHIFT, draft.seq))
+        purge._trim_changes(draft, reader, target, keys_max)
+        return Outcome(1, draft.seq)
+
+    return [patch.object(purge, "trim_before", eager)]
+
+
+@mutant
+def resumes_below_the_floor() -> list[Any]:
+    """§9 a cursor below the floor is expired."""
+
+    def check(reader: Any, cursor: Seq, seq_last: Seq) -> None:
+        pass
+
+    return [patch.object(changes, "check_cursor", check)]
+
+
+# Applying.
+
+
+@mutant
+def applies_any_term() -> list[Any]:
+    """§1 an entry that names another term than its Raft entry's is discarded."""
+    read = Machine._read
+
+    def any_term(self: Machine, entry: Any) -> Any:
+        decided = read(self, entry)
+        return replace(decided, term=entry.term) if isinstance(decided, Entry) else decided
+
+    return [patch.object(Machine, "_read", any_term)]
+
+
+@mutant
+def applies_before_durable() -> list[Any]:
+    """I4 only what is on this node's disk is applied: with one member an answer rests on it."""
+    taken = GroupJournal.mark_taken
+
+    def early(self: GroupJournal) -> None:
+        taken(self)
+        self.mark_synced()
+
+    commit_alone = Group.tick
+
+    def tick(self: Group, slack_s: float = 0.0) -> None:
+        commit_alone(self, slack_s)
+        self.journal.mark_taken()
+        self.synced()
+
+    return [
+        patch.object(GroupJournal, "mark_taken", early),
+        patch.object(Group, "tick", tick),
+    ]
+
+
+ALONE.add("applies_before_durable")
+
+
+@mutant
+def image_leaves_streams() -> list[Any]:
+    """§11 the install of an image closes the group's streams on that member."""
+
+    async def image(self: Replica, source: int) -> Any:
+        sink = self._sink
+        self._sink = _Deaf(sink)
+        try:
+            return await original(self, source)
+        finally:
+            self._sink = sink
+
+    original = Replica.image
+    return [patch.object(Replica, "image", image)]
+
+
+class _Deaf:
+    def __init__(self, sink: Any) -> None:
+        self._sink = sink
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sink, name)
+
+    def close_all(self, reason: str) -> None:
+        pass
+
+
+@mutant
+def leader_keeps_streams_and_chains() -> list[Any]:
+    """§1 a deposed leader's sequencer ends with its term: it must not answer from what it had."""
+    return [patch.object(Group, "_resign", _resign_quietly)]
+
+
+def _resign_quietly(self: Group, reason: str) -> None:
+    if self._led is not None:
+        self._led = None
+        self._read_rounds = []
+
+
+# Reading.
+
+
+@mutant
+def reads_without_barrier() -> list[Any]:
+    """§8 linearizable reads come after a read index."""
+
+    def barrier(self: Replica) -> None:
+        if not self.leads:
+            raise NotLeader(self.group, None)
+
+    return [patch.object(Replica, "barrier", barrier)]
+
+
+@mutant
+def reads_on_followers() -> list[Any]:
+    """§8 the read index is the leader's."""
+    return [patch.object(Replica, "barrier", lambda self: None)]
+
+
+@mutant
+def read_index_of_old_answers() -> list[Any]:
+    """raft.md §6 a read is confirmed by answers to what was sent after it began."""
+    return [patch.object(Guard, "open_round", lambda self: self._round)]
+
+
+# The log.
+
+
+@mutant
+def cuts_on_duplicates() -> list[Any]:
+    """raft.md hole 1: entries that match are not cut."""
+    return [patch.object(transport, "_common", lambda held, entries: 0)]
+
+
+@mutant
+def image_cuts_the_tail() -> list[Any]:
+    """§11 the log suffix is kept when our entry at (index, term) matches (P14)."""
+
+    def installed(self: Group, index: int, term: int) -> None:
+        self.guard.installing = False
+        self.journal.reset(index, term)
+        self._core.installed(index)
+        self.guard.installed(index)
+
+    return [patch.object(Group, "_installed", installed)]
+
+
+@mutant
+def acknowledges_before_sync() -> list[Any]:
+    """raft.md §6: nothing produced in a cycle leaves before its records are on disk."""
+    begin = Hub.cycle_begin
+
+    def eager(self: Hub) -> Any:
+        batch = begin(self)
+        closing, self._closing = self._closing, {peer: _Outbox() for peer in self._closing}
+        for peer, outbox in closing.items():
+            if outbox.messages and peer in self._outboxes:
+                self._flush(peer, outbox)
+        return batch
+
+    return [patch.object(Hub, "cycle_begin", eager)]
+
+
+@mutant
+def forgets_votes() -> list[Any]:
+    """Raft: term and vote are on disk before a vote is given."""
+
+    def set_term(self: GroupJournal, term: int, vote: int | None) -> None:
+        self._term, self._vote = term, vote
+
+    return [patch.object(GroupJournal, "setCurrentTerm", set_term)]
+
+
+@mutant
+def commits_unverified() -> list[Any]:
+    """raft.md hole 2: commit never covers entries not verified against the leader."""
+    heartbeat = Guard._hear_append
+
+    def eager(self: Guard, peer: int, message: Any) -> None:
+        heartbeat(self, peer, message)
+        if message.term == self._core.term():
+            self._hear_heartbeat(peer, message.term, message.commit)
+
+    return [patch.object(Guard, "_hear_append", eager)]
+
+
+@mutant
+def compacts_what_is_not_durable() -> list[Any]:
+    """§11 the log keeps each entry until the store has it on disk."""
+    return [
+        patch.object(MemoryStore, "durable_index", lambda self: self.mark().index),
+    ]
+
+
+@mutant
+def store_with_holes() -> list[Any]:
+    """§11 after an OS crash the store is a prefix of its batches, never one with a hole."""
+    crash = MemoryStore.crash
+
+    def hole(self: MemoryStore, lost: int) -> None:
+        if lost > 1:
+            del self._unsynced[-lost : -lost + 1]
+            lost = 0
+        crash(self, lost)
+
+    return [patch.object(MemoryStore, "crash", hole)]
+
+
+SEEDS: dict[str, tuple[int, ...]] = {}
+
+
+def caught(name: str, seed: int) -> list[str]:
+    """The faults of a run with the mutant in."""
+    with planted(name):
+        return run.run(seed, alone=name in ALONE).faults
+
+
+def search(name: str, seeds: range) -> None:
+    """Print which seeds notice the mutant."""
+    for seed in seeds:
+        faults = caught(name, seed)
+        if faults:
+            print(f"{name}: seed {seed}: {faults[0][:160]}")
+            return
+    print(f"{name}: NOT NOTICED in {seeds}")
+
+
+if __name__ == "__main__":
+    for wanted in sys.argv[1:] or list(MUTANTS):
+        search(wanted, range(60))
