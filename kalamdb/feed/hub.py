@@ -173,7 +173,7 @@ class Hub:
         self._end_all(
             [member for member in self._members if member.plan.table.id == table],
             reason,
-            f"table {table}",
+            "",
         )
 
     def close_all(self, reason: str) -> None:
@@ -247,7 +247,8 @@ class Hub:
     def _end_all(self, members: list[Member], reason: EndReason, detail: str) -> None:
         for member in members:
             self.leave(member)
-            member.end(StreamEnd(reason, detail, member.position))
+            text = detail or member.plan.table.full_name
+            member.end(StreamEnd(reason, text, member.position))
 
     def _forget(self, chain: bytes, feed: Feed) -> None:
         feeds = self._chains.get(chain)

@@ -56,7 +56,10 @@ def encoder(column_type: ColumnType) -> Callable[[Any], Any] | None:
 
 def shown(value: Any, size_max: int = 60) -> str:
     """A value as it may stand in an error message: the caller's own, cut."""
-    text = str(value)
+    try:
+        text = str(value)
+    except (RecursionError, ValueError):  # nested too deeply; a number of thousands of digits
+        text = type(value).__name__
     return text if len(text) <= size_max else text[:size_max] + "…"
 
 
@@ -118,12 +121,13 @@ def _decimal(expected: ColumnType, column: str) -> Parse:
             raise _mismatch(column, expected, value)
         try:
             number = Decimal(str(value).strip())
-            if not number.is_finite() or abs(number) >= limit:
+            # copy_abs: abs() rounds to the default context's 28 digits.
+            if not number.is_finite() or number.copy_abs() >= limit:
                 raise ValueOutOfRange(column, expected.sql, shown(value))
             number = number.quantize(quantum, ROUND_HALF_UP, _WIDE)
-        except InvalidOperation:
+        except (InvalidOperation, ValueError):
             raise _mismatch(column, expected, value) from None
-        if abs(number) >= limit:
+        if number.copy_abs() >= limit:
             raise ValueOutOfRange(column, expected.sql, shown(value))
         text = f"{number:f}"
         return text[1:] if number == 0 and text[0] == "-" else text
@@ -161,7 +165,7 @@ def _text(expected: ColumnType, column: str) -> Parse:
         if isinstance(value, (int, float, Decimal)):
             return str(value)
         if isinstance(value, (list, dict)):
-            return orjson.dumps(value).decode()
+            return _json_text(expected, column, value)
         raise _mismatch(column, expected, value)
 
     return parse
@@ -186,7 +190,7 @@ def _bytes(expected: ColumnType, column: str) -> Parse:
 def _json(expected: ColumnType, column: str) -> Parse:
     def parse(value: Any) -> str:
         if not isinstance(value, str):
-            return orjson.dumps(value).decode()
+            return _json_text(expected, column, value)
         try:
             value.encode()
             json.loads(value, parse_constant=_refuse_constant)
@@ -195,6 +199,16 @@ def _json(expected: ColumnType, column: str) -> Parse:
         return value
 
     return parse
+
+
+def _json_text(expected: ColumnType, column: str, value: Any) -> str:
+    """The text of a value that is no text; refused when it is too deep or JSON has no form of it."""
+    if isinstance(value, Decimal) and value.is_finite():
+        return str(value)
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:
+        raise _mismatch(column, expected, value) from None
 
 
 def _refuse_constant(word: str) -> Any:
@@ -233,7 +247,8 @@ def _date(expected: ColumnType, column: str) -> Parse:
     def parse(value: Any) -> int:
         if isinstance(value, str):
             try:
-                return (date.fromisoformat(value.strip()[:10]) - _EPOCH_DAY).days
+                # The day of a timestamp counts, as in PostgreSQL; anything else behind it does not.
+                return (datetime.fromisoformat(value.strip()).date() - _EPOCH_DAY).days
             except ValueError:
                 raise _mismatch(column, expected, value) from None
         if isinstance(value, int) and not isinstance(value, bool):

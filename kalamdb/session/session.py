@@ -201,7 +201,10 @@ class Session:
             if isinstance(value, str):
                 size = len(value)
             elif isinstance(value, (list, dict)):
-                size = len(orjson.dumps(value))
+                try:
+                    size = len(orjson.dumps(value))
+                except TypeError:
+                    raise InvalidParameter(index, "it is nested too deeply") from None
             else:
                 continue
             if size > self._limits.param_size_max_bytes:

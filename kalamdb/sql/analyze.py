@@ -1,8 +1,8 @@
 # pyright: basic
 """Parsed statements → bound ones: names resolved, types known, the path chosen.
 
-Pure: what comes out depends on the statement, the namespace and the catalog's version only, so that it is
-kept and run again with other parameters.
+Pure: what comes out depends on the statement, the namespace and the catalog's version only, so that
+it is kept and run again with other parameters.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ def bind(
 ) -> Bound:
     """Bind a statement against one version of the catalog.
 
-    Raises UnknownNamespace, UnknownTable, UnknownColumn, TypeMismatch, ValueOutOfRange, InvalidStatement,
-    NotNullViolation, Unsupported. Errors of parameters come when the bound statement runs.
+    Raises UnknownNamespace, UnknownTable, UnknownColumn, TypeMismatch, ValueOutOfRange,
+    InvalidStatement, NotNullViolation, Unsupported. Errors of parameters come when the bound
+    statement runs.
     """
     match statement:
         case Select():

@@ -1,8 +1,8 @@
 # pyright: basic
 """Values on their way into columns: defaults, what VALUES and SET say, conversions between types.
 
-Raises while binding what can be known then: a literal that is no value of its column, an expression of a
-type that does not go into it.
+Raises while binding what can be known then: a literal that is no value of its column, an expression
+of a type that does not go into it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def converted(value: Any, convert: Convert | None) -> Any:
     return value if value is None or convert is None else convert(value)
 
 
-# ---- defaults -------------------------------------------------------------------------------------
+# ---- defaults ------------------------------------------------------------------------------------
 
 
 def draws(column: Column) -> bool:
@@ -98,7 +98,7 @@ _VOLATILE = {
 
 
 def volatile(tree: Any, column: Column) -> DefaultKind | None:
-    """Is a value a call that gives another value for each row: SNOWFLAKE_ID(), UUID_V7(), ULID()?"""
+    """Does a call give another value for each row: SNOWFLAKE_ID(), UUID_V7(), ULID()?"""
     while isinstance(tree, exp.Paren):
         tree = tree.this
     if not isinstance(tree, exp.Anonymous) or tree.expressions:
@@ -112,7 +112,7 @@ def volatile(tree: Any, column: Column) -> DefaultKind | None:
     return kind
 
 
-# ---- values ---------------------------------------------------------------------------------------
+# ---- values --------------------------------------------------------------------------------------
 
 
 def item_source(item: Item, column: Column, scope: Scope, where: str) -> Source:

@@ -1,5 +1,7 @@
 # pyright: basic
-"""CAST and `::` as closures, where the result is the engine's to the last digit; other casts are left to it."""
+"""CAST and `::` as closures, where the result is the engine's to the last digit; other casts are
+left to it.
+"""
 
 from __future__ import annotations
 

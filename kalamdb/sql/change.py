@@ -1,5 +1,7 @@
 # pyright: basic
-"""UPDATE and DELETE bound to their table: by key, by scan with a compiled condition, or by the engine."""
+"""UPDATE and DELETE bound to their table: by key, by scan with a compiled condition, or by the
+engine.
+"""
 
 from __future__ import annotations
 
@@ -137,7 +139,7 @@ def _setter(
     return at
 
 
-# ---- by the engine --------------------------------------------------------------------------------
+# ---- by the engine -------------------------------------------------------------------------------
 
 
 def _by_engine(

@@ -39,8 +39,10 @@ def _holds(table: TableDef, sql: str) -> Holds:
     return holds
 
 
-def compile_check(table: TableDef, tree: exp.Expression) -> Compiled:
-    """A condition over one row. Raises Unsupported, InvalidDefinition, UnknownColumn, TypeMismatch."""
+def compile_check(table: TableDef, tree: exp.Expr) -> Compiled:
+    """A condition over one row. Raises Unsupported, InvalidDefinition, UnknownColumn,
+    TypeMismatch.
+    """
     for column in tree.find_all(exp.Column):
         name = column.name.lower()
         if name not in table.by_name and name in table.readable_by_name:

@@ -1,5 +1,6 @@
 # pyright: basic
-"""The grammar of CREATE TABLE: from tokens to a TableSyntax, refusing by name what is not one of its clauses.
+"""The grammar of CREATE TABLE: from tokens to a TableSyntax, refusing by name what is not one of
+its clauses.
 
 `ddl.table_definition` checks names, types and options and makes the TableDef.
 """
@@ -10,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlglot.tokens import Token, TokenType
+from sqlglot.tokenizer_core import Token, TokenType
 
 from kalamdb.errors import InvalidDefinition, Unsupported
 from kalamdb.model.table import COLUMNS_MAX, TableKind
@@ -43,7 +44,9 @@ class ColumnSyntax:
 
 @dataclass(slots=True, eq=False)
 class TableSyntax:
-    """`primary_keys` and `uniques` are the declared lists of column names, each with its name if it has one."""
+    """`primary_keys` and `uniques` are the declared lists of column names, each with its name if it
+    has one.
+    """
 
     kind: TableKind | None
     columns: list[ColumnSyntax] = field(default_factory=list)
@@ -86,22 +89,14 @@ def _read_elements(reader: Reader, table: TableSyntax) -> None:
     reader.expect_symbol(TokenType.R_PAREN, ")")
 
 
-_TABLE_CONSTRAINTS = frozenset(
-    [
-        "CONSTRAINT",
-        "PRIMARY",
-        "UNIQUE",
-        "CHECK",
-        "FOREIGN",
-        "EXCLUDE",
-        "LIKE",
-        "INDEX",
-        "KEY",
-        "FULLTEXT",
-        "SPATIAL",
-    ]
-)
-_TYPE_FOLLOWS = frozenset(["INDEX", "KEY", "LIKE", "EXCLUDE", "FULLTEXT", "SPATIAL"])
+_TABLE_CONSTRAINTS_TEXT = """
+CONSTRAINT PRIMARY UNIQUE CHECK FOREIGN EXCLUDE LIKE INDEX KEY FULLTEXT SPATIAL
+"""
+_TABLE_CONSTRAINTS = frozenset(_TABLE_CONSTRAINTS_TEXT.split())
+_TYPE_FOLLOWS_TEXT = """
+INDEX KEY LIKE EXCLUDE FULLTEXT SPATIAL
+"""
+_TYPE_FOLLOWS = frozenset(_TYPE_FOLLOWS_TEXT.split())
 
 
 def _read_table_constraint(reader: Reader, table: TableSyntax) -> None:
@@ -227,7 +222,7 @@ def _read_default(reader: Reader) -> Fragment:
     return Fragment(expression(tokens, reader.text), tuple(tokens), reader.text)
 
 
-# ---- options --------------------------------------------------------------------------------------
+# ---- options -------------------------------------------------------------------------------------
 
 
 def _read_options(reader: Reader, table: TableSyntax) -> None:

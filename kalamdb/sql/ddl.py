@@ -1,8 +1,9 @@
 # pyright: basic
-"""CREATE TABLE's meaning: from what was written to a TableDef, with every rule of names, types and options.
+"""CREATE TABLE's meaning: from what was written to a TableDef, with every rule of names, types and
+options.
 
-Keeps: a definition that leaves here can be stored and enforced as it stands: its key columns have key
-encodings and are NOT NULL, its defaults are stored values of their columns, its checks compile.
+Keeps: a definition that leaves here can be stored and enforced as it stands: its key columns have
+key encodings and are NOT NULL, its defaults are stored values of their columns, its checks compile.
 """
 
 from __future__ import annotations
@@ -43,25 +44,24 @@ from kalamdb.sql.statement import CreateTable
 from kalamdb.sql.syntax import Constant, Fragment
 from kalamdb.sql.table_options import read_options
 
-RESERVED_NAMESPACES = frozenset(
-    (
-        "system sys root kalamdb kalam main sql admin internal information_schema pg_catalog "
-        "datafusion all_users"
-    ).split()
-)
+_RESERVED_NAMESPACES = """
+system sys root kalamdb kalam main sql admin internal information_schema pg_catalog datafusion
+all_users
+"""
+RESERVED_NAMESPACES = frozenset(_RESERVED_NAMESPACES.split())
 """Namespaces nobody makes tables in. `default` exists from the start and can be used."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
-_RESERVED_WORDS = {word.lower() for word in CLAUSE_WORDS} | set(
-    "tables tablespace index view schema database excluded".split()
-)
+_OTHER_WORDS = "tables tablespace index view schema database excluded"
+_RESERVED_WORDS = {word.lower() for word in CLAUSE_WORDS} | set(_OTHER_WORDS.split())
 
 
 def check_name(name: str, what: str) -> None:
     """May a table or column be called this? Raises InvalidDefinition."""
     if not _NAME.fullmatch(name) or len(name) > NAME_LENGTH_MAX:
         raise InvalidDefinition(
-            f"{what} name {name[:80]!r}: use 1 to {NAME_LENGTH_MAX} of a-z 0-9 _ and begin with a letter"
+            f"{what} name {name[:80]!r}: use 1 to {NAME_LENGTH_MAX} of a-z 0-9 _"
+            " and begin with a letter"
         )
     if name in _RESERVED_WORDS:
         raise InvalidDefinition(f"{what} name {name} is a word of SQL")
@@ -105,7 +105,7 @@ def table_definition(statement: CreateTable, namespace: str, now_ms: int) -> Tab
     return replace(bare, checks=checks)
 
 
-# ---- columns --------------------------------------------------------------------------------------
+# ---- columns -------------------------------------------------------------------------------------
 
 
 def _columns(syntax: TableSyntax, key_names: Sequence[str]) -> tuple[Column, ...]:
@@ -159,7 +159,9 @@ _FUNCTION_TYPES: dict[type[Any], tuple[DefaultKind, tuple[Kind, ...]]] = {
 
 
 def default_of(fragment: Fragment, column: Column) -> Default | None:
-    """The default an expression means for a column; None for NULL. Raises Unsupported, TypeMismatch."""
+    """The default an expression means for a column; None for NULL. Raises Unsupported,
+    TypeMismatch.
+    """
     tree = fragment.tree
     while isinstance(tree, exp.Paren):
         tree = tree.this
@@ -194,7 +196,7 @@ def _constant(fragment: Fragment, column: Column) -> Any:
     return converted(compiled.at(None)(None, None), convert)  # type: ignore[arg-type]
 
 
-# ---- keys and constraints -------------------------------------------------------------------------
+# ---- keys and constraints ------------------------------------------------------------------------
 
 
 def _primary_key_names(syntax: TableSyntax) -> tuple[str, ...]:

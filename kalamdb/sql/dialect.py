@@ -1,13 +1,15 @@
 # pyright: basic
-"""The one SQL dialect: tokens and trees of expressions and queries, made by sqlglot and by nothing else.
+"""The one SQL dialect: tokens and trees of expressions and queries, made by sqlglot and by nothing
+else.
 
-Two doors: `tokenize` (text → tokens) and `expression` / `query` (tokens → trees). Statements of KalamDB's own
-are read from the same tokens by `grammar.py`. sqlglot's statement parser, which would fall back to an opaque
-`Command` for what it does not know, is never asked to read one.
+Two doors: `tokenize` (text → tokens) and `expression` / `query` (tokens → trees). Statements of
+KalamDB's own are read from the same tokens by `grammar.py`. sqlglot's statement parser, which would
+fall back to an opaque `Command` for what it does not know, is never asked to read one.
 
-Keeps: a tree is never deeper than `DEPTH_MAX` plus chains of AND/OR, and no text makes the parser recurse
-deeply or try exponentially many readings (`check_shape` looks at the tokens first); the errors of sqlglot
-leave as SyntaxInvalid with line and column, or BatchInvalid when the text cannot be split.
+Keeps: a tree is never deeper than `DEPTH_MAX` plus chains of AND/OR, and no text makes the parser
+recurse deeply or try exponentially many readings (`check_shape` looks at the tokens first); the
+errors of sqlglot leave as SyntaxInvalid with line and column, or BatchInvalid when the text cannot
+be split.
 """
 
 from __future__ import annotations
@@ -15,12 +17,12 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlglot import exp
 from sqlglot.dialects.postgres import Postgres
 from sqlglot.errors import ParseError, SqlglotError, TokenError
-from sqlglot.tokens import Token, TokenType
+from sqlglot.tokenizer_core import Token, TokenType
 
 from kalamdb.errors import BatchInvalid, LimitReached, SyntaxInvalid, Unsupported
 
@@ -32,12 +34,16 @@ SUBSCRIPTS_MAX = 100
 
 
 class Kalam(Postgres):
-    """PostgreSQL, but that `$1` is always a parameter and never the start of a dollar-quoted text."""
+    """PostgreSQL, but that `$1` is always a parameter, never the start of a dollar-quoted text."""
 
     class Tokenizer(Postgres.Tokenizer):
-        HEREDOC_STRINGS: list[Any] = []
-        COMMANDS: set[Any] = set()  # a command would swallow the rest of its statement as one text
-        SINGLE_TOKENS = {**Postgres.Tokenizer.SINGLE_TOKENS, "$": TokenType.PARAMETER}
+        HEREDOC_STRINGS: ClassVar[list[Any]] = []
+        # A command would swallow the rest of its statement as one text.
+        COMMANDS: ClassVar[set[Any]] = set()
+        SINGLE_TOKENS: ClassVar[dict[str, Any]] = {
+            **Postgres.Tokenizer.SINGLE_TOKENS,
+            "$": TokenType.PARAMETER,
+        }
 
 
 _DIALECT = Kalam()
@@ -77,7 +83,7 @@ def tokenize(text: str) -> list[Token]:
         tokens = _DIALECT.tokenize(text)
     except TokenError as error:
         raise BatchInvalid(
-            f"a quote or comment is not closed, or a character has no place in SQL ({_brief(error)})"
+            f"a quote or comment is not closed, or a character has no place ({_brief(error)})"
         ) from error
     for token in tokens:
         refused = _REFUSED_TOKENS.get(token.token_type)
@@ -116,11 +122,11 @@ def error_at(token: Token | None, detail: str) -> SyntaxInvalid:
 
 
 def check_shape(tokens: Sequence[Token]) -> None:
-    """Refuse what would be too deep or too ambiguous to parse. Raises SyntaxInvalid, LimitReached."""
+    """Refuse what is too deep or too ambiguous to parse. Raises SyntaxInvalid, LimitReached."""
     if len(tokens) > TOKENS_MAX:
         raise LimitReached(
             "tokens in one statement",
-            f"{len(tokens)}, at most {TOKENS_MAX}; send values as parameters or split the statement",
+            f"{len(tokens)}, at most {TOKENS_MAX}; send parameters or split the statement",
         )
     depth = chain = subscripts = 0
     joins = [0]
@@ -152,17 +158,17 @@ def check_shape(tokens: Sequence[Token]) -> None:
         previous = kind
 
 
-def expression(tokens: Sequence[Token], text: str) -> exp.Expression:
+def expression(tokens: Sequence[Token], text: str) -> exp.Expr:
     """The tree of one expression that takes up all `tokens`. Raises SyntaxInvalid."""
     return _parse(tokens, text, exp.Condition)
 
 
-def query(tokens: Sequence[Token], text: str) -> exp.Expression:
+def query(tokens: Sequence[Token], text: str) -> exp.Expr:
     """The tree of a SELECT, VALUES or set operation. Raises SyntaxInvalid."""
     return _parse(tokens, text, None)
 
 
-def _parse(tokens: Sequence[Token], text: str, into: Any) -> exp.Expression:
+def _parse(tokens: Sequence[Token], text: str, into: Any) -> exp.Expr:
     check_shape(tokens)
     try:
         parser = _DIALECT.parser()
@@ -198,8 +204,10 @@ def _translated(error: ParseError, tokens: Sequence[Token]) -> SyntaxInvalid:
     return SyntaxInvalid(detail, line, column)
 
 
-def _check_depth(tree: exp.Expression, at: Token) -> None:
-    """Bound the recursion of everybody who walks the tree; AND, OR and set operations are walked flat."""
+def _check_depth(tree: exp.Expr, at: Token) -> None:
+    """Bound the recursion of everybody who walks the tree; AND, OR and set operations are walked
+    flat.
+    """
     flat = (exp.And, exp.Or, exp.SetOperation)
     stack: list[tuple[Any, int]] = [(tree, 0)]
     while stack:

@@ -1,9 +1,9 @@
 # pyright: basic
 """The grammar of SELECT, INSERT, UPDATE and DELETE.
 
-Their skeleton is read here word by word, so that a clause that is not in the grammar is an error; their
-expressions and queries are cut out as tokens and read by `dialect`. Rows of VALUES that hold literals and
-parameters only, which is nearly all of them, never become trees.
+Their skeleton is read here word by word, so that a clause that is not in the grammar is an error;
+their expressions and queries are cut out as tokens and read by `dialect`. Rows of VALUES that hold
+literals and parameters only, which is nearly all of them, never become trees.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlglot import exp
-from sqlglot.tokens import Token, TokenType
+from sqlglot.tokenizer_core import Token, TokenType
 
 from kalamdb.errors import InvalidStatement, LimitReached, Unsupported
 from kalamdb.sql import dialect
@@ -96,7 +96,7 @@ def _alias(reader: Reader, *stops: str) -> str | None:
     return reader.name("an alias") if quoted or (word and word not in stops) else None
 
 
-# ---- INSERT ---------------------------------------------------------------------------------------
+# ---- INSERT --------------------------------------------------------------------------------------
 
 
 def read_insert(reader: Reader) -> Insert:
@@ -287,7 +287,7 @@ def _output(tokens: list[Token], reader: Reader) -> Output:
     return Output(expression_fragment(tokens, reader.text, reader, "a value"), None)
 
 
-# ---- UPDATE, DELETE -------------------------------------------------------------------------------
+# ---- UPDATE, DELETE ------------------------------------------------------------------------------
 
 
 def read_update(reader: Reader) -> Update:

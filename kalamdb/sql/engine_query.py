@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sqlglot import exp
-from sqlglot.tokens import Token, TokenType
+from sqlglot.tokenizer_core import Token, TokenType
 
 from kalamdb.errors import InvalidStatement
 from kalamdb.model.catalog import CatalogView
@@ -41,7 +41,9 @@ USER_ID = Column(USER_ID_COLUMN_ID, USER_ID_COLUMN, TEXT, nullable=False)
 
 @dataclass(slots=True, eq=False)
 class Sources:
-    """The stored tables of one statement, each under one alias, with the names of columns it mentions."""
+    """The stored tables of one statement, each under one alias, with the names of columns it
+    mentions.
+    """
 
     catalog: CatalogView
     namespace: str
@@ -65,7 +67,7 @@ class Sources:
             found = self.tables[full] = f"kt{len(self.tables)}", table
         return found
 
-    def note(self, tree: exp.Expression) -> None:
+    def note(self, tree: exp.Expr) -> None:
         """Collect what a tree mentions: a superset of the columns it reads."""
         for node in tree.walk():
             match node:
@@ -108,7 +110,7 @@ def scan_select(
 
 
 class Renderer:
-    """A ScanSelect's `render`; `shown` is the text with what differs per run named, not filled in."""
+    """A ScanSelect's `render`; `shown` is its text with what differs per run named, not filled in."""
 
     def __init__(self, text: Text, parameters: int) -> None:
         self._text = text
@@ -123,7 +125,7 @@ class Renderer:
         return self._text.shown
 
 
-def own_names(tree: exp.Expression) -> frozenset[str]:
+def own_names(tree: exp.Expr) -> frozenset[str]:
     """Quoted names a query gives itself: they keep their case, names of the catalog are folded."""
     found: set[str] = set()
     for node in tree.walk():
@@ -139,13 +141,15 @@ def own_names(tree: exp.Expression) -> frozenset[str]:
     return frozenset(found)
 
 
-# ---- tables, names and literals of a tree ---------------------------------------------------------
+# ---- tables, names and literals of a tree --------------------------------------------------------
 
 
 def splice_tree(
     fragment: Fragment, sources: Sources, splices: Splices, outer: TableDef | None = None
 ) -> None:
-    """Note and replace what a tree holds. `outer`: the table of the statement around an expression."""
+    """Note and replace what a tree holds. `outer`: the table of the statement around an
+    expression.
+    """
     tree = fragment.tree
     sources.note(tree)
     for node, name in base_tables(tree):
@@ -261,11 +265,12 @@ def select_sources(select: exp.Select) -> Iterator[Any]:
         yield from (inner.this for inner in join.this.args.get("joins") or ())
 
 
-# ---- names of result columns ----------------------------------------------------------------------
+# ---- names of result columns ---------------------------------------------------------------------
 
-_LIST_ENDS = frozenset(
-    "FROM WHERE GROUP HAVING ORDER LIMIT OFFSET UNION EXCEPT INTERSECT WINDOW QUALIFY".split()
-)
+_LIST_ENDS_TEXT = """
+FROM WHERE GROUP HAVING ORDER LIMIT OFFSET UNION EXCEPT INTERSECT WINDOW QUALIFY
+"""
+_LIST_ENDS = frozenset(_LIST_ENDS_TEXT.split())
 
 
 def _splice_names(query: Fragment, splices: Splices) -> None:
@@ -323,15 +328,19 @@ def select_list(tokens: Sequence[Token]) -> list[list[Token]]:
         elif depth == 0 and kind is TokenType.COMMA and entries is not None:
             entries.append([])
             continue
-        elif depth == 0 and word in _LIST_ENDS:
-            if word != "FROM" or word_of(tokens[at - 1]) != "DISTINCT":  # IS DISTINCT FROM
-                break
+        elif depth == 0 and word in _LIST_ENDS and not _is_distinct_from(tokens, at):
+            break
         if entries is not None:
             entries[-1].append(token)
     if not entries:
         return []
     entries[0] = _without_distinct(entries[0])
     return entries
+
+
+def _is_distinct_from(tokens: Sequence[Token], at: int) -> bool:
+    """Is the word at `at` the FROM of IS [NOT] DISTINCT FROM?"""
+    return word_of(tokens[at]) == "FROM" and word_of(tokens[at - 1]) == "DISTINCT"
 
 
 def _without_distinct(entry: list[Token]) -> list[Token]:

@@ -1,12 +1,12 @@
 # pyright: basic
 """Expressions of SQL compiled to Python closures, with the query engine's semantics.
 
-`compile_expression` gives a `Compiled` or raises NotCompilable, and the caller takes the path through the
-engine, or refuses. Semantics that are ours on purpose: integers never wrap around (the engine's do), and
-literals and parameters take the type of what they stand beside.
+`compile_expression` gives a `Compiled` or raises NotCompilable, and the caller takes the path
+through the engine, or refuses. Semantics that are ours on purpose: integers never wrap around (the
+engine's do), and literals and parameters take the type of what they stand beside.
 
-Keeps: three-valued logic; no look at types per row; no expression is compiled that could answer otherwise
-than the engine would over the same rows (tests/unit/sql/test_expression_engine.py).
+Keeps: three-valued logic; no look at types per row; no expression is compiled that could answer
+otherwise than the engine would over the same rows (tests/unit/sql/test_expression_engine.py).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from kalamdb.sql.syntax import Constant, Param
 ITEMS_MAX = 10_000  # of one IN list, and of one chain of AND or OR
 
 
-def compile_expression(tree: exp.Expression, scope: Scope) -> Compiled:
+def compile_expression(tree: exp.Expr, scope: Scope) -> Compiled:
     """Raises NotCompilable, and the errors of names and literals: UnknownColumn, TypeMismatch."""
     try:
         return compile_node(tree, scope)
@@ -54,7 +54,7 @@ def compile_expression(tree: exp.Expression, scope: Scope) -> Compiled:
         raise NotCompilable("an expression as deep as this") from error
 
 
-def compile_condition(tree: exp.Expression, scope: Scope) -> Compiled:
+def compile_condition(tree: exp.Expr, scope: Scope) -> Compiled:
     """A BOOLEAN expression. Raises as `compile_expression`."""
     operand = literal(tree)
     if isinstance(operand, Param):
@@ -103,7 +103,7 @@ def _only(node: Any, *names: str) -> None:
             raise NotCompilable(f"{name.strip('_').upper()} of {construct(node)}")
 
 
-# ---- names, grouping ------------------------------------------------------------------------------
+# ---- names, grouping -----------------------------------------------------------------------------
 
 
 def _column(node: Any, scope: Scope) -> Compiled:
@@ -116,7 +116,7 @@ def _paren(node: Any, scope: Scope) -> Compiled:
     return compile_node(node.this, scope)
 
 
-# ---- logic ----------------------------------------------------------------------------------------
+# ---- logic ---------------------------------------------------------------------------------------
 
 
 def _chain(node: Any) -> list[Any]:
@@ -144,7 +144,7 @@ def _logic(node: Any, scope: Scope) -> Compiled:
 
 
 def connect(parts: Sequence[Compiled], *, decisive: bool) -> Compiled:
-    """OR (`decisive` True) or AND (False) of conditions; `decisive` is the value that settles it."""
+    """OR (`decisive` True) or AND (False) of conditions: the value that settles the result."""
     if len(parts) == 1:
         return parts[0]
 
@@ -201,7 +201,7 @@ def _not(node: Any, scope: Scope) -> Compiled:
     return invert(compile_condition(node.this, scope))
 
 
-# ---- comparison -----------------------------------------------------------------------------------
+# ---- comparison ----------------------------------------------------------------------------------
 
 
 def _comparison(op: str) -> Callable[[Any, Scope], Compiled]:
@@ -394,9 +394,8 @@ def _like_test(node: Any, scope: Scope, escape: str | None) -> Compiled:
         return constant(BOOLEAN, None)
     if left.type.kind not in TEXTS:
         raise NotCompilable(f"{left.type.sql} LIKE")
-    if isinstance(operand, Constant) and operand.value is not None:
-        if not isinstance(operand.value, str):
-            raise NotCompilable("LIKE with a pattern that is no text")
+    if isinstance(operand, Constant) and not isinstance(operand.value, (str, type(None))):
+        raise NotCompilable("LIKE with a pattern that is no text")
     pattern = typed(operand, TEXT)
     ignore_case = isinstance(node, exp.ILike)
 
@@ -421,7 +420,7 @@ def _like_test(node: Any, scope: Scope, escape: str | None) -> Compiled:
     )
 
 
-# ---- arithmetic, CASE -----------------------------------------------------------------------------
+# ---- arithmetic, CASE ----------------------------------------------------------------------------
 
 
 def _arithmetic(op: str) -> Callable[[Any, Scope], Compiled]:

@@ -1,5 +1,5 @@
 # pyright: basic
-"""Functions of SQL that are compiled: texts, ABS, COALESCE, NULLIF, time and user of the session."""
+"""Functions of SQL that are compiled: texts, ABS, COALESCE, NULLIF, time and user of a session."""
 
 from __future__ import annotations
 
@@ -149,13 +149,15 @@ def _abs(node: Any, scope: Scope, compile_node: Compile) -> Compiled:
     return applied(inner, column_type, absolute)
 
 
-# ---- choices --------------------------------------------------------------------------------------
+# ---- choices -------------------------------------------------------------------------------------
 
 
 def unify(
     nodes: Sequence[Any], scope: Scope, compile_node: Compile
 ) -> tuple[list[Compiled], ColumnType | None]:
-    """Compile values that become one column: literals take the type of the others, numbers the widest."""
+    """Compile values that become one column: literals take the type of the others, numbers the
+    widest.
+    """
     operands = [literal(node) for node in nodes]
     known: dict[int, Compiled] = {}
     for index, (node, operand) in enumerate(zip(nodes, operands, strict=True)):
@@ -174,12 +176,22 @@ def unify(
             compiled.append(untyped(operand))
         elif isinstance(operand, Param) or isinstance(operand.value, str):
             compiled.append(typed(operand, target))
+        elif target.kind is Kind.DECIMAL:
+            compiled.append(_exact(operand, target))
         else:
             compiled.append(untyped(operand))
     target = _widest([found.type for found in compiled])
     if target is None:
         return compiled, None
     return [_widened(found, target) for found in compiled], target
+
+
+def _exact(operand: Constant, target: ColumnType) -> Compiled:
+    """A number beside DECIMALs, when it has no more decimals than they have."""
+    found = typed(operand, target)
+    if found.at(NO_ENV)(None, None) != operand.value:
+        raise NotCompilable(f"{operand.value} beside {target.sql}")
+    return found
 
 
 def _widest(types: Sequence[ColumnType | None]) -> ColumnType | None:
@@ -263,7 +275,7 @@ def _nullif(node: Any, scope: Scope, compile_node: Compile) -> Compiled:
     )
 
 
-# ---- the session ----------------------------------------------------------------------------------
+# ---- the session ---------------------------------------------------------------------------------
 
 
 def _of_env(result: ColumnType, read: Callable[[Env], Any]) -> Compiled:

@@ -1,15 +1,15 @@
 # pyright: basic
 """The grammar of statements: from the tokens of one statement to the Statement union.
 
-The first words decide; there is no fallback. What KalamDB does not have is refused by name with what to do
-instead (`unsupported.py`), what nobody knows is a syntax error.
+The first words decide; there is no fallback. What KalamDB does not have is refused by name with
+what to do instead (`unsupported.py`), what nobody knows is a syntax error.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from sqlglot.tokens import Token, TokenType
+from sqlglot.tokenizer_core import Token, TokenType
 
 from kalamdb.errors import InvalidStatement, Unsupported
 from kalamdb.model.principal import Role
@@ -82,7 +82,7 @@ def read_statement(tokens: Sequence[Token], text: str) -> Statement:
     return statement
 
 
-# ---- data -----------------------------------------------------------------------------------------
+# ---- data ----------------------------------------------------------------------------------------
 
 
 def _explain(reader: Reader) -> Statement:
@@ -163,14 +163,15 @@ def _subscribe_options(reader: Reader) -> dict[str, int]:
 
 def _seq_or_count(reader: Reader, key: str) -> int:
     token = reader.peek()
-    if token is not None and token.text.isdecimal() and len(token.text) <= 19:
-        if token.token_type in (TokenType.NUMBER, TokenType.STRING):
+    if token is not None and token.token_type in (TokenType.NUMBER, TokenType.STRING):
+        digits = token.text
+        if digits.isdecimal() and len(digits) <= 19:
             reader.take()
-            return int(token.text)
+            return int(digits)
     reader.fail(f"a number is expected for {key}")
 
 
-# ---- namespaces -----------------------------------------------------------------------------------
+# ---- namespaces ----------------------------------------------------------------------------------
 
 
 def _create(reader: Reader) -> Statement:
@@ -300,7 +301,7 @@ def _describe(reader: Reader) -> Statement:
     return DescribeTable(table)
 
 
-# ---- users ----------------------------------------------------------------------------------------
+# ---- users ---------------------------------------------------------------------------------------
 
 
 def _user_name(reader: Reader) -> str:

@@ -57,8 +57,8 @@ def bind_insert(
     if syntax.query is not None:
         scan = scan_select(syntax.query, catalog, namespace, syntax.parameters)
         complete = _completer(columns, table)
-        drawn = _drawn(table, columns)
-        return InsertSelectPlan(table, scan, complete, drawn, conflict, clause, output)
+        numbered = _drawn(table, columns)
+        return InsertSelectPlan(table, scan, complete, numbered, conflict, clause, output)
     given = syntax.rows if syntax.rows is not None else ((),)
     drawn: set[int] = set()
     makers = [_row_maker(items, columns, table, drawn) for items in given]
@@ -94,7 +94,7 @@ def _drawn(table: TableDef, given: Sequence[Column]) -> tuple[int, ...]:
     return tuple(columns)
 
 
-# ---- rows -----------------------------------------------------------------------------------------
+# ---- rows ----------------------------------------------------------------------------------------
 
 
 def _rows(makers: Sequence[RowMaker], parameters: int) -> Callable[[Env], list[Row]]:
@@ -241,7 +241,7 @@ def _completer(columns: Sequence[Column], table: TableDef) -> Callable[[Env, Seq
     return complete
 
 
-# ---- ON CONFLICT ----------------------------------------------------------------------------------
+# ---- ON CONFLICT ---------------------------------------------------------------------------------
 
 
 def _conflict(syntax: InsertSyntax, table: TableDef) -> Callable[[Env], ConflictRule] | None:
@@ -306,7 +306,7 @@ def _conflict_target(found: ConflictSyntax, table: TableDef) -> tuple[int | None
 def assigner(
     assignments: Sequence[tuple[str, Item]], table: TableDef, scope: TableScope, where: str
 ) -> Callable[[Env], Callable[[Any, Any], Row]]:
-    """SET as a function of a run, then of (old row, other) → new row. NotCompilable → Unsupported."""
+    """SET as a function of a run, then of (old row, other) → new row. Raises Unsupported."""
     targets = assigned_columns(assignments, table)
     parts: list[tuple[int, Any, Any, Source | None]] = []
     for (_, item), column in zip(assignments, targets, strict=True):

@@ -97,7 +97,7 @@ def _typed(value: Any, column_type: ColumnType, index: int | None) -> str | None
 
 
 def _decimal(value: Decimal) -> str | None:
-    """Exact digits; None for numbers that no DECIMAL holds, which the engine compares as doubles."""
+    """Exact digits; None for numbers no DECIMAL holds, which the engine compares as doubles."""
     text = f"{value:f}"
     whole, _, decimals = text.lstrip("-").partition(".")
     precision = max(1, len(whole.lstrip("0")) + len(decimals))

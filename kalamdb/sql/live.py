@@ -1,8 +1,8 @@
 # pyright: basic
 """Live queries bound: one table, a filter and a projection, as functions of a row.
 
-A row that would appear in, leave or change within the result is found by looking at that row alone; other
-queries are refused by the name of what makes them so.
+A row that would appear in, leave or change within the result is found by looking at that row alone;
+other queries are refused by the name of what makes them so.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ _HINT = "a live query is SELECT columns FROM namespace.table WHERE …"
 
 
 def bind_live(select: Select, catalog: CatalogView, namespace: str, env: Env) -> LivePlan:
-    """Raises Unsupported naming the construct, UnknownTable, UnknownColumn, TypeMismatch, InvalidParameter."""
+    """Raises Unsupported naming the construct, UnknownTable, UnknownColumn, TypeMismatch,
+    InvalidParameter.
+    """
     syntax: QuerySyntax = select.tree
     tree: Any = syntax.query.tree
     check_count(env, syntax.parameters)

@@ -1,8 +1,8 @@
 # pyright: basic
 """Literals and parameters beside something of a known type: they take that type, as in PostgreSQL.
 
-`'2024-01-01'` beside a DATE is a date, `$1` beside a UUID is a UUID. Numbers beside numbers are compared by
-value: exactly between integers and decimals, as doubles when a float takes part.
+`'2024-01-01'` beside a DATE is a date, `$1` beside a UUID is a UUID. Numbers beside numbers are
+compared by value: exactly between integers and decimals, as doubles when a float takes part.
 """
 
 from __future__ import annotations
@@ -92,13 +92,11 @@ def parameter(env: Env, index: int) -> Any:
 
 def typed(operand: Constant | Param, column_type: ColumnType) -> Compiled:
     """The operand as a value of `column_type`, as if it were assigned to a column of it."""
-    parse = parser(column_type, "")
-    if column_type.kind is Kind.DECIMAL:
-        text_of = parse
+    stored = parser(column_type, "")
 
-        def parse(value: Any) -> Any:
-            text = text_of(value)
-            return None if text is None else Decimal(text)
+    def parse(value: Any) -> Any:
+        found = stored(value)
+        return found if found is None or column_type.kind is not Kind.DECIMAL else Decimal(found)
 
     if isinstance(operand, Constant):
         return constant(column_type, parse(operand.value))
@@ -142,14 +140,14 @@ def untyped(operand: Constant | Param) -> Compiled:
             return constant(TEXT, value)
 
 
-# ---- comparison -----------------------------------------------------------------------------------
+# ---- comparison ----------------------------------------------------------------------------------
 
 
 def comparable(column_type: ColumnType, value: Any) -> tuple[Any, Convert | None]:
     """A literal or parameter value made comparable with values of `column_type`.
 
-    Gives the value and what to apply to the other side first (None: nothing).
-    Raises TypeMismatch for text that is no such value; NotCompilable where PostgreSQL has no operator.
+    Gives the value and what to apply to the other side first (None: nothing). Raises TypeMismatch
+    for text that is no such value; NotCompilable where PostgreSQL has no operator.
     """
     kind = column_type.kind
     if value is None:

@@ -1,5 +1,7 @@
 # pyright: basic
-"""Comparisons and arithmetic as closures, made for the shapes that are frequent: column beside constant."""
+"""Comparisons and arithmetic as closures, made for the shapes that are frequent: column beside
+constant.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,7 @@ _WIDE = Context(prec=76)
 _DECIMAL_LIMIT = 10**38
 
 
-# ---- comparison -----------------------------------------------------------------------------------
+# ---- comparison ----------------------------------------------------------------------------------
 
 
 def compare(op: str, left: Compiled, right: Compiled) -> Compiled:
@@ -210,7 +212,7 @@ def distinct(left: Compiled, right: Compiled, *, negate: bool) -> Compiled:
     )
 
 
-# ---- arithmetic -----------------------------------------------------------------------------------
+# ---- arithmetic ----------------------------------------------------------------------------------
 
 _RANK = {Kind.SMALLINT: 0, Kind.INT: 1, Kind.BIGINT: 2}
 

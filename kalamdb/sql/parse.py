@@ -1,18 +1,19 @@
 # pyright: basic
 """Text → statements: the only door to SQL text.
 
-1. limits on the text, 2. tokens, 3. cut at semicolons, 4. the grammar, once per statement. A text that was
-read before comes from a cache bounded by count and bytes, so repeated statements cost one dictionary look-up.
+1. limits on the text, 2. tokens, 3. cut at semicolons, 4. the grammar, once per statement. A text
+that was read before comes from a cache bounded by count and bytes, so repeated statements cost one
+dictionary look-up.
 
-Keeps: a bad statement anywhere refuses the whole text before anything runs; every refusal is of the error
-tree, whatever the text holds.
+Keeps: a bad statement anywhere refuses the whole text before anything runs; every refusal is of the
+error tree, whatever the text holds.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 
-from sqlglot.tokens import Token, TokenType
+from sqlglot.tokenizer_core import Token, TokenType
 
 from kalamdb.errors import EmptySql, KalamError, LimitReached, StatementTooLarge, SyntaxInvalid
 from kalamdb.sql.dialect import tokenize
@@ -24,7 +25,9 @@ STATEMENTS_MAX = 1000
 
 
 class StatementCache:
-    """Statements by text; the least recently used leave first. Trees take some 100 bytes per character."""
+    """Statements by text; the least recently used leave first. Trees take some 100 bytes per
+    character.
+    """
 
     def __init__(self, entries_max: int, text_max: int, total_max: int) -> None:
         self._entries: OrderedDict[str, tuple[Statement, ...]] = OrderedDict()
@@ -58,8 +61,9 @@ _CACHE = StatementCache(entries_max=2000, text_max=16_384, total_max=512 * 1024)
 def parse(text: str) -> tuple[Statement, ...]:
     """The statements of a text, at least one.
 
-    Raises EmptySql, BatchInvalid (quotes), SyntaxInvalid, Unsupported, StatementTooLarge, LimitReached,
-    InvalidDefinition, InvalidStatement; in a text of several statements the error carries `statement`.
+    Raises EmptySql, BatchInvalid (quotes), SyntaxInvalid, Unsupported, StatementTooLarge,
+    LimitReached, InvalidDefinition, InvalidStatement; in a text of several statements the error
+    carries `statement`.
     """
     found = _CACHE.get(text)
     if found is None:

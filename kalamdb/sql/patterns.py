@@ -1,4 +1,6 @@
-"""LIKE and ILIKE: a pattern becomes a test of texts; the frequent forms need no regular expression."""
+"""LIKE and ILIKE: a pattern becomes a test of texts; the frequent forms need no regular
+expression.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 # pyright: basic
 """Does a WHERE fix the whole primary key? Then the rows are found by key, without a scan.
 
-`id = $1`, `id = 'x'`, `id IN (…)` (one key column) and `a = 1 AND b = $2` (several) do; what else the WHERE
-says is left as a rest for the rows found.
+`id = $1`, `id = 'x'`, `id IN (…)` (one key column) and `a = 1 AND b = $2` (several) do; what else
+the WHERE says is left as a rest for the rows found.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ KEYS_MAX = 1000
 _ABSENT: Any = None  # the key of no row
 
 
-def conjuncts(tree: exp.Expression) -> list[Any]:
+def conjuncts(tree: exp.Expr) -> list[Any]:
     """The conditions that all must hold, left to right."""
     stack: list[Any] = [tree]
     found: list[Any] = []
@@ -129,7 +129,7 @@ def _suits(column: Column, operand: Constant | Param) -> bool:
     return True
 
 
-# ---- bytes ----------------------------------------------------------------------------------------
+# ---- bytes ---------------------------------------------------------------------------------------
 
 
 def _single(column: Column, operands: Sequence[Constant | Param], parameters: int) -> Keys:
@@ -199,7 +199,7 @@ def key_maker(column: Column) -> Callable[[Any], Any]:
         if column_type.kind in INTEGERS and not -(1 << 63) <= stored < 1 << 63:
             return _ABSENT
         if column_type.kind is Kind.DECIMAL:
-            stored = _exact_text(stored, column_type.scale)
+            stored = _exact_text(Decimal(stored), column_type.scale)
             if stored is None:
                 return _ABSENT
         return encode(stored)

@@ -1,5 +1,7 @@
 # pyright: basic
-"""Result columns of statements that need no engine: which columns, what they are called, rows as JSON."""
+"""Result columns of statements that need no engine: which columns, what they are called, rows as
+JSON.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ def star(table: TableDef) -> list[Projected]:
 
 
 def unnamed(source: str) -> str:
-    """What an expression without an alias is called: its own text, in lower case but for quoted parts."""
+    """What an expression without an alias is called: its own text, in lower case but for quoted
+    parts.
+    """
     text = " ".join(source.split())
     if "'" not in text and '"' not in text:
         text = text.lower()

@@ -1,8 +1,9 @@
 # pyright: basic
-"""What a query may consist of: every clause that is not in the list is refused by name, none is dropped.
+"""What a query may consist of: every clause that is not in the list is refused by name, none is
+dropped.
 
-The engine would accept some clauses and ignore them, and sqlglot reads many that other databases have. So
-the list says what is known, and anything else that a tree holds is `Unsupported`.
+The engine would accept some clauses and ignore them, and sqlglot reads many that other databases
+have. So the list says what is known, and anything else that a tree holds is `Unsupported`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ _SELECTABLE = "with_ order limit offset"
 _KNOWN: dict[type[Any], frozenset[str]] = {
     kind: frozenset(names.split())
     for kind, names in {
-        exp.Select: f"{_SELECTABLE} expressions from_ joins where group having distinct windows qualify",
+        exp.Select: f"{_SELECTABLE} expressions from_ joins where group having distinct"
+        " windows qualify",
         exp.SetOperation: f"{_SELECTABLE} this expression distinct",
         exp.Subquery: f"{_SELECTABLE} this alias joins",
         exp.Values: "expressions alias order limit offset",
@@ -90,7 +92,7 @@ _JOIN_KINDS = {"", "INNER", "OUTER", "CROSS", "SEMI", "ANTI"}
 _SYSTEM = {"system", "information_schema", "pg_catalog"}
 
 
-def check_shape(tree: exp.Expression) -> None:
+def check_shape(tree: exp.Expr) -> None:
     """Refuse what no list knows. Raises Unsupported, SyntaxInvalid."""
     stack: list[Any] = [tree]
     while stack:
@@ -106,7 +108,7 @@ def _check_node(node: Any) -> None:
         raise Unsupported(*refused)
     known = _KNOWN.get(exp.SetOperation if isinstance(node, exp.SetOperation) else kind)
     if known is None:
-        if isinstance(node, (exp.DDL, exp.DML)) and not isinstance(node, exp.Query):
+        if isinstance(node, exp.DDL) and not isinstance(node, exp.Query):
             raise Unsupported(f"{node.key.upper()} inside a query", None)
         return
     for name, value in node.args.items():
@@ -143,11 +145,13 @@ def _check_source(source: Any) -> None:
         raise Unsupported(f"{source.key.upper()} in FROM", "FROM takes tables and subqueries")
 
 
-# ---- tables ---------------------------------------------------------------------------------------
+# ---- tables --------------------------------------------------------------------------------------
 
 
 def table_name(node: Any) -> TableName:
-    """The name of a base table. Raises Unsupported for three parts other than all_users, for system tables."""
+    """The name of a base table. Raises Unsupported for three parts other than all_users, for system
+    tables.
+    """
     name = node.name.lower()
     namespace = node.text("db").lower() or None
     catalog = node.text("catalog").lower()
@@ -165,8 +169,10 @@ def table_name(node: Any) -> TableName:
     return TableName(namespace, name, all_users=bool(catalog))
 
 
-def base_tables(tree: exp.Expression) -> Iterator[tuple[Any, TableName]]:
-    """The nodes that name stored tables, with their names; names of CTEs in their scope are left out."""
+def base_tables(tree: exp.Expr) -> Iterator[tuple[Any, TableName]]:
+    """The nodes that name stored tables, with their names; names of CTEs in their scope are left
+    out.
+    """
     stack: list[tuple[Any, frozenset[str]]] = [(tree, frozenset())]
     while stack:
         node, visible = stack.pop()

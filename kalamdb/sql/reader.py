@@ -1,8 +1,8 @@
 # pyright: basic
 """A cursor over tokens: what the grammars of statements and definitions are written with.
 
-Keywords are words without quotes, compared without case; names are words or quoted identifiers and are
-folded to lower case, because names of namespaces, tables and columns are stored that way.
+Keywords are words without quotes, compared without case; names are words or quoted identifiers and
+are folded to lower case, because names of namespaces, tables and columns are stored that way.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NoReturn
 
-from sqlglot.tokens import Token, TokenType
+from sqlglot.tokenizer_core import Token, TokenType
 
 from kalamdb.sql.dialect import error_at
 from kalamdb.sql.statement import TableName
@@ -27,60 +27,13 @@ _CLOSE = {TokenType.R_PAREN, TokenType.R_BRACKET, TokenType.END}
 
 ALL_USERS = "all_users"
 # Words that cannot be names without quotes, because a clause begins with them.
-CLAUSE_WORDS = frozenset(
-    [
-        "SELECT",
-        "FROM",
-        "WHERE",
-        "GROUP",
-        "ORDER",
-        "HAVING",
-        "LIMIT",
-        "OFFSET",
-        "UNION",
-        "EXCEPT",
-        "INTERSECT",
-        "ON",
-        "USING",
-        "RETURNING",
-        "SET",
-        "VALUES",
-        "INTO",
-        "JOIN",
-        "WITH",
-        "AS",
-        "AND",
-        "OR",
-        "NOT",
-        "NULL",
-        "TABLE",
-        "CASE",
-        "WHEN",
-        "THEN",
-        "ELSE",
-        "END",
-        "CREATE",
-        "INSERT",
-        "UPDATE",
-        "DELETE",
-        "DROP",
-        "ALTER",
-        "PRIMARY",
-        "UNIQUE",
-        "CHECK",
-        "CONSTRAINT",
-        "FOREIGN",
-        "REFERENCES",
-        "DEFAULT",
-        "IN",
-        "IS",
-        "LIKE",
-        "BETWEEN",
-        "EXISTS",
-        "DISTINCT",
-        "ALL",
-    ]
-)
+_CLAUSE_WORDS = """
+SELECT FROM WHERE GROUP ORDER HAVING LIMIT OFFSET UNION EXCEPT INTERSECT ON USING RETURNING SET
+VALUES INTO JOIN WITH AS AND OR NOT NULL TABLE CASE WHEN THEN ELSE END CREATE INSERT UPDATE DELETE
+DROP ALTER PRIMARY UNIQUE CHECK CONSTRAINT FOREIGN REFERENCES DEFAULT IN IS LIKE BETWEEN EXISTS
+DISTINCT ALL
+"""
+CLAUSE_WORDS = frozenset(_CLAUSE_WORDS.split())
 
 
 def word_of(token: Token | None) -> str:
@@ -104,7 +57,7 @@ class Reader:
         self.text = text
         self.at = 0
 
-    # ---- looking ----------------------------------------------------------------------------------
+    # ---- looking ---------------------------------------------------------------------------------
 
     def peek(self, ahead: int = 0) -> Token | None:
         at = self.at + ahead
@@ -121,7 +74,7 @@ class Reader:
     def done(self) -> bool:
         return self.at >= len(self.tokens)
 
-    # ---- taking -----------------------------------------------------------------------------------
+    # ---- taking ----------------------------------------------------------------------------------
 
     def take(self) -> Token:
         token = self.peek()
@@ -209,10 +162,10 @@ class Reader:
         self.expect_symbol(TokenType.R_PAREN, ")")
         return found
 
-    # ---- ranges -----------------------------------------------------------------------------------
+    # ---- ranges ----------------------------------------------------------------------------------
 
     def until(self, *stops: str, comma: bool = False) -> list[Token]:
-        """Take the tokens up to a stop word (or a comma) outside parentheses, or the end of these."""
+        """Take the tokens up to a stop word (or a comma) outside parentheses, or to their end."""
         start, depth = self.at, 0
         while not self.done:
             token = self.tokens[self.at]
@@ -235,7 +188,7 @@ class Reader:
         self.expect_symbol(TokenType.R_PAREN, ")")
         return inside
 
-    # ---- ending -----------------------------------------------------------------------------------
+    # ---- ending ----------------------------------------------------------------------------------
 
     def end(self) -> None:
         if not self.done:

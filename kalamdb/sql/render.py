@@ -1,10 +1,10 @@
 # pyright: basic
 """Text for the query engine, made of the tokens the user wrote.
 
-What the engine cannot know is replaced token by token: stored tables by their aliases, parameters by
-literals, NOW() and CURRENT_USER by what they are for this statement, literals beside columns by literals
-of the column's type. Everything else passes as it was written, re-quoted and without comments, so one
-lexer's idea of a quote or a comment cannot be used against the other's.
+What the engine cannot know is replaced token by token: stored tables by their aliases, parameters
+by literals, NOW() and CURRENT_USER by what they are for this statement, literals beside columns by
+literals of the column's type. Everything else passes as it was written, re-quoted and without
+comments, so one lexer's idea of a quote or a comment cannot be used against the other's.
 
 Keeps: a value reaches the text only through `literals`, which quotes it.
 """
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlglot import exp
-from sqlglot.tokens import Token, TokenType
+from sqlglot.tokenizer_core import Token, TokenType
 
 from kalamdb.errors import SyntaxInvalid, Unsupported
 from kalamdb.model.types import ColumnType
@@ -64,7 +64,7 @@ def identifier_span(node: Any) -> tuple[int, int]:
     return start, end
 
 
-# ---- tokens → pieces ------------------------------------------------------------------------------
+# ---- tokens → pieces -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,7 +90,7 @@ def text_of(
     *,
     kept_names: frozenset[str] = frozenset(),
 ) -> Text:
-    """The tokens as text. `kept_names`: quoted names that are the query's own and keep their case."""
+    """The tokens as text. `kept_names`: quoted names of the query's own, which keep their case."""
     pieces: list[Piece] = []
     at = 0
     while at < len(tokens):
@@ -153,7 +153,7 @@ def _parameter(index: int) -> Piece:
     return Dynamic(f"${index + 1}", lambda env: untyped_literal(parameter(env, index), index))
 
 
-# ---- what differs per statement -------------------------------------------------------------------
+# ---- what differs per statement ------------------------------------------------------------------
 
 
 def _now(env: Env) -> str:
@@ -206,7 +206,9 @@ _NOT_WORDS = {TokenType.STRING, TokenType.IDENTIFIER, TokenType.BYTE_STRING, Tok
 
 
 def _session_call(tokens: Sequence[Token], at: int) -> tuple[Piece | None, int]:
-    """What a call such as NOW() or a word such as CURRENT_USER becomes, and how many tokens it takes."""
+    """What a call such as NOW() or a word such as CURRENT_USER becomes, and how many tokens it
+    takes.
+    """
     token = tokens[at]
     if token.token_type in _NOT_WORDS:
         return None, 0
@@ -224,7 +226,7 @@ def _session_call(tokens: Sequence[Token], at: int) -> tuple[Piece | None, int]:
     return None, 0
 
 
-# ---- literals with a type -------------------------------------------------------------------------
+# ---- literals with a type ------------------------------------------------------------------------
 
 
 def splice_typed(splices: Splices, node: Any, column_type: ColumnType) -> None:

@@ -1,11 +1,12 @@
 # pyright: basic
 """What a column name means inside an expression, and the shape of compiled expressions.
 
-A compiled expression is bound twice: `at(env)` fixes parameters, time and user and gives a function of
-(row, other); that function is then called per row. `other` is the row's seq, or in ON CONFLICT the row that
-was to be inserted. NULL is None; a BOOLEAN that is None is unknown.
+A compiled expression is bound twice: `at(env)` fixes parameters, time and user and gives a function
+of (row, other); that function is then called per row. `other` is the row's seq, or in ON CONFLICT
+the row that was to be inserted. NULL is None; a BOOLEAN that is None is unknown.
 
-Values inside expressions are stored values, but for DECIMAL, which is a `Decimal` while it is computed with.
+Values inside expressions are stored values, but for DECIMAL, which is a `Decimal` while it is
+computed with.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ class NotCompilable(Exception):
 class Compiled:
     """`type` None is NULL without a type.
 
-    `constant`: does not look at the row. `needs_env`: looks at the environment. `column`: is just this
-    column of the row, in stored form. `computed`: a float that may be NaN or infinite.
+    `constant`: does not look at the row. `needs_env`: looks at the environment. `column`: is just
+    this column of the row, in stored form. `computed`: a float that may be NaN or infinite.
     """
 
     type: ColumnType | None
@@ -107,7 +108,7 @@ class TableScope:
 
 
 class ConflictScope(TableScope):
-    """ON CONFLICT DO UPDATE: the stored row under the table's name, the refused one as `excluded`."""
+    """ON CONFLICT DO UPDATE: the stored row under the table's name, the new one as `excluded`."""
 
     def column(self, node: exp.Column) -> Compiled:
         namespace, qualifier, name = column_parts(node)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sqlglot import exp
-from sqlglot.tokens import Token
+from sqlglot.tokenizer_core import Token
 
 from kalamdb.model.catalog import CatalogView
 from kalamdb.model.table import TableDef
@@ -41,7 +41,9 @@ def bind_select(
 def single_table(
     tree: Any, catalog: CatalogView, namespace: str
 ) -> tuple[TableDef, TableScope] | None:
-    """The table of a SELECT that reads one stored table and nothing else; None for any other query."""
+    """The table of a SELECT that reads one stored table and nothing else; None for any other
+    query.
+    """
     if not isinstance(tree, exp.Select):
         return None
     clause = tree.args.get("from_")

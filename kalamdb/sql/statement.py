@@ -1,7 +1,7 @@
 """What a client asked, as data: a closed union of frozen classes, one per kind of statement.
 
 Made by `sql.parse` alone; permission, target and execution `match` on the class and never look at
-the text. Trees (`exp.Expression`) stay opaque outside `kalamdb/sql`.
+the text. Trees (`exp.Expr`) stay opaque outside `kalamdb/sql`.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class SetOption:
 
 @dataclass(frozen=True, slots=True)
 class SubscribeTo:
-    """Returns a descriptor row; the client opens the WebSocket. `query` is the live SELECT's text."""
+    """Returns a descriptor row; the client opens the WebSocket. `query` is the live SELECT."""
 
     query: str
     select: Select

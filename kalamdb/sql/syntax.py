@@ -1,8 +1,9 @@
 # pyright: basic
-"""What INSERT, UPDATE, DELETE and SELECT say, as data: trees of expressions with the tokens they came from.
+"""What INSERT, UPDATE, DELETE and SELECT say, as data: trees of expressions with the tokens they
+came from.
 
-The tokens stay because the query engine reads text, and text is made from them (`render.py`): the engine
-gets what the user wrote, not one library's idea of it.
+The tokens stay because the query engine reads text, and text is made from them (`render.py`): the
+engine gets what the user wrote, not one library's idea of it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from sqlglot import exp
-from sqlglot.tokens import Token, TokenType
+from sqlglot.tokenizer_core import Token, TokenType
 
 from kalamdb.sql.dialect import error_at
 from kalamdb.sql.statement import TableName
@@ -26,7 +27,7 @@ PARAMETER_MAX = 65_535
 class Fragment:
     """An expression or a query: its tree, its tokens, the text they point into."""
 
-    tree: exp.Expression
+    tree: exp.Expr
     tokens: tuple[Token, ...]
     text: str
 
@@ -149,7 +150,9 @@ def parameter_index(sign: Token, name: Token | None) -> int:
 
 
 def count_parameters(tokens: Sequence[Token]) -> int:
-    """The highest `$n` among the tokens, 0 without any. Raises SyntaxInvalid for a `$` that is none."""
+    """The highest `$n` among the tokens, 0 without any. Raises SyntaxInvalid for a `$` that is
+    none.
+    """
     highest = 0
     for at, token in enumerate(tokens):
         if token.token_type is TokenType.PARAMETER:

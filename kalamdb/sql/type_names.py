@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlglot.tokens import TokenType
+from sqlglot.tokenizer_core import TokenType
 
 from kalamdb.errors import InvalidDefinition, Unsupported
 from kalamdb.model.types import (
@@ -24,8 +24,8 @@ _WORDS: dict[Kind, str] = {
     Kind.FLOAT: "FLOAT REAL FLOAT4",
     Kind.DOUBLE: "DOUBLE FLOAT8 FLOAT64",
     Kind.DECIMAL: "DECIMAL NUMERIC DEC",
-    Kind.TEXT: "TEXT CHAR CHARACTER VARCHAR NVARCHAR NCHAR CLOB STRING BPCHAR TINYTEXT MEDIUMTEXT LONGTEXT "
-    "CITEXT ENUM SET ARRAY STRUCT",
+    Kind.TEXT: "TEXT CHAR CHARACTER VARCHAR NVARCHAR NCHAR CLOB STRING BPCHAR TINYTEXT MEDIUMTEXT"
+    " LONGTEXT CITEXT ENUM SET ARRAY STRUCT",
     Kind.BYTES: "BYTES BINARY VARBINARY BLOB BYTEA",
     Kind.JSON: "JSON JSONB",
     Kind.TIMESTAMP: "TIMESTAMP",
@@ -37,8 +37,14 @@ _WORDS: dict[Kind, str] = {
     Kind.FILE: "FILE",
 }
 KIND_OF = {word: kind for kind, words in _WORDS.items() for word in words.split()}
-SERIAL_WORDS = frozenset(["SMALLSERIAL", "SERIAL2", "SERIAL", "SERIAL4", "BIGSERIAL", "SERIAL8"])
-_CHARACTERS = frozenset(["CHAR", "CHARACTER", "VARCHAR", "NVARCHAR", "NCHAR", "BPCHAR"])
+_SERIAL_WORDS = """
+SMALLSERIAL SERIAL2 SERIAL SERIAL4 BIGSERIAL SERIAL8
+"""
+SERIAL_WORDS = frozenset(_SERIAL_WORDS.split())
+_CHARACTERS_TEXT = """
+CHAR CHARACTER VARCHAR NVARCHAR NCHAR BPCHAR
+"""
+_CHARACTERS = frozenset(_CHARACTERS_TEXT.split())
 _TEXT_LENGTH_MAX = 10_485_760
 _ENUM_MAX = 1000
 
@@ -89,7 +95,7 @@ def _arguments(reader: Reader, word: str, kind: Kind) -> TypeSyntax:
                 raise InvalidDefinition("FLOAT(p) needs p from 1 to 53")
             return TypeSyntax(ColumnType(Kind.FLOAT if bits <= 24 else Kind.DOUBLE))
         case Kind.TEXT if word in _CHARACTERS:
-            return _characters(reader, word)
+            return _characters(reader)
         case Kind.TIMESTAMP | Kind.TIME | Kind.DATETIME:
             return _moment(reader, word, kind, opens)
         case _:
@@ -113,15 +119,14 @@ def _moment(reader: Reader, word: str, kind: Kind, opens: bool) -> TypeSyntax:
     return TypeSyntax(ColumnType(kind))
 
 
-def _characters(reader: Reader, word: str) -> TypeSyntax:
-    varying = reader.accept("VARYING") or "VAR" in word
+def _characters(reader: Reader) -> TypeSyntax:
+    reader.accept("VARYING")
     if reader.symbol() is TokenType.L_PAREN:
         (length,) = _numbers(reader, 1)
         if not 1 <= length <= _TEXT_LENGTH_MAX:
             raise InvalidDefinition(f"a text length goes from 1 to {_TEXT_LENGTH_MAX}")
         return TypeSyntax(ColumnType(Kind.TEXT), length_max=length)
     # CHAR alone is taken as TEXT; the standard's CHAR(1) has surprised everybody.
-    del varying
     return TypeSyntax(ColumnType(Kind.TEXT))
 
 
@@ -148,13 +153,10 @@ def _enum_words(reader: Reader) -> tuple[str, ...]:
 
 
 def _decimal(arguments: list[int]) -> ColumnType:
-    match arguments:
-        case []:
-            return ColumnType(Kind.DECIMAL, precision=38, scale=10)
-        case [precision]:
-            scale = 0
-        case [precision, scale, *_]:
-            pass
+    if not arguments:
+        return ColumnType(Kind.DECIMAL, precision=38, scale=10)
+    precision = arguments[0]
+    scale = arguments[1] if len(arguments) > 1 else 0
     if not 1 <= precision <= DECIMAL_PRECISION_MAX or scale > precision:
         raise InvalidDefinition(f"DECIMAL(p,s) needs 1 ≤ p ≤ {DECIMAL_PRECISION_MAX} and 0 ≤ s ≤ p")
     return ColumnType(Kind.DECIMAL, precision=precision, scale=scale)

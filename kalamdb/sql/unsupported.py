@@ -1,5 +1,7 @@
 # pyright: basic
-"""Statements other databases (or the plan of this one) have: refused by name, with what to do instead."""
+"""Statements other databases (or the plan of this one) have: refused by name, with what to do
+instead.
+"""
 
 from __future__ import annotations
 
@@ -167,7 +169,9 @@ _AFTER = {"STORAGE", "CLUSTER", "KILL", "BACKUP", "RESTORE", "START", "EXPORT", 
 
 
 def refuse_named(reader: Reader, known: Mapping[str, str]) -> None:
-    """Raise Unsupported when the next word is in `known`; the construct is named by its first words."""
+    """Raise Unsupported when the next word is in `known`; the construct is named by its first
+    words.
+    """
     hint = known.get(reader.word())
     if hint is None:
         return

@@ -109,7 +109,7 @@ async def test_a_corrupt_log_is_named_and_not_guessed_at(tmp_path: Path) -> None
         server.kill()
         segment = sorted((tmp_path / "data").rglob("*.wal"))[0]
         raw = bytearray(segment.read_bytes())
-        middle = len(raw.rstrip(b"\\0")) // 2
+        middle = len(raw.rstrip(b"\0")) // 2
         raw[middle : middle + 4] = bytes(byte ^ 0xFF for byte in raw[middle : middle + 4])
         segment.write_bytes(raw)
         server.log.write_text("")

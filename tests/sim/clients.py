@@ -58,9 +58,9 @@ class Mix:
     trust: float
 
 
-WRITER = Mix((25, 40, 8, 27), 0.85)
-READER = Mix((5, 5, 0, 90), 0.97)
-ROVER = Mix((10, 60, 5, 25), 0.3)
+WRITER = Mix((25, 40, 10, 25), 0.85)
+READER = Mix((15, 15, 0, 70), 0.97)
+ROVER = Mix((25, 40, 20, 15), 0.3)
 CLIENTS = (WRITER,) * 5 + (READER,) * 3 + (ROVER,) * 2
 
 
@@ -119,7 +119,7 @@ def draw(desk: Desk, mix: Mix) -> Operation:
     first = int(desk.timeline.elapsed_s / KEYS_MOVE_AFTER_S) * KEYS_AT_ONCE
     key = first + dice.randrange(KEYS_AT_ONCE)
     kind = dice.choices((Kind.INSERT, Kind.APPEND, Kind.DELETE, Kind.READ), weights=mix.weights)[0]
-    if kind is Kind.READ and desk.written is not None and dice.random() < 0.6:
+    if mix is not WRITER and desk.written is not None and dice.random() < 0.6:
         partition, key = desk.written  # where a stale answer would show
     desk.numbers += 1
     named = kind is Kind.DELETE or dice.random() < 0.6

@@ -41,6 +41,7 @@ class Nemesis:
         kinds: list[tuple[Fault, int]] = [
             (self.kill, 24),
             (self.power, 14),
+            (self.disaster, 6),
             (self.part, 24),
             (self.stop, 14),
             (self.lag, 6),
@@ -100,6 +101,22 @@ class Nemesis:
             self._timeline.after(back_s, lambda member=member: self._revive(member))
             if self._dice.random() < 0.5:
                 await self._calls.pause(self._dice.uniform(0.0, 0.6))
+
+    async def disaster(self) -> None:
+        """All lose power while a follower writes its log; who led comes back last."""
+        leader = self._leader()
+        for _ in range(300):
+            if any(m.up and m.writing and m is not leader for m in self._members.values()):
+                break
+            await self._calls.pause(0.001)
+        self._hit("disaster")
+        for member in self._members.values():
+            if member.up:
+                member.kill()
+                member.lose_power()
+                back_s = self._dice.uniform(2.0, 3.0) if member is leader else 0.05
+                self._timeline.after(back_s, lambda member=member: self._revive(member))
+        await self._calls.pause(self._dice.uniform(0.5, 2.5))
 
     def _revive(self, member: Member) -> None:
         if not member.up:

@@ -148,6 +148,7 @@ class Member:
         self.life = Life()
         self.life.ended = True
         self.hub: Hub | None = None
+        self._batch: Batch | None = None
         self.images = 0
         self.on_start: Callable[[Member], None] = _nothing
         self.replicas: dict[int, Replica] = {}
@@ -161,12 +162,17 @@ class Member:
     def up(self) -> bool:
         return not self.life.ended
 
+    @property
+    def writing(self) -> bool:
+        """A batch of its log is on the way to the disk."""
+        return self._batch is not None
+
     def start(self) -> None:
         assert self.life.ended
         self.life = Life()
         self.loop = Loop(self.world.timeline, self.life, self.world.faults)
         self._woken = self._busy = False
-        self._batch: Batch | None = None
+        self._batch = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at_s = NEVER
         self.note("start")

@@ -23,6 +23,7 @@ from tests.sim.member import Member
 from tests.sim.schema import elements_of
 
 POSITIONS_EVERY_S = 0.4
+LEADER_SHARE = 0.7
 AWAY_SHARE = 0.1  # comes back only after seconds
 
 
@@ -80,7 +81,7 @@ def frame_of(change: Change) -> Frame:
 
 async def subscribe(desk: Desk, place: Place, subscription: Subscription) -> None:
     """Follow until the run ends."""
-    hints = Hints(desk, 0.85)
+    hints = Hints(desk, LEADER_SHARE)
     while True:
         member = hints.pick(place.group)
         session = _Session(desk, subscription)

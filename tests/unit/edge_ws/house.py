@@ -84,8 +84,10 @@ class BarredGroup(MemoryGroup):
     """A group whose barrier can be made to wait."""
 
     wait: asyncio.Future[None] | None = None
+    barriers = 0
 
     def barrier(self, partition: Partition) -> Awaitable[object] | None:
+        self.barriers += 1
         return self.wait
 
 

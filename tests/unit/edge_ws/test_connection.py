@@ -314,6 +314,7 @@ async def test_a_row_written_while_the_barrier_waits_is_in_the_snapshot() -> Non
     async with opened() as house, await house.alice() as client:
         house.group.wait = asyncio.get_running_loop().create_future()
         await client.subscribe("s", ALL, batch_size=10)
+        await wait_until(lambda: house.group.barriers == 1, what="the subscription waits")
         house.group.write([Write(1, note(1))])
         house.group.wait.set_result(None)
         _, batch = await client.frames(2)
@@ -444,6 +445,15 @@ async def test_silence_ends_the_socket() -> None:
             "code": 1000,
             "reason": "Heartbeat timeout",
         }
+
+
+async def test_a_goodbye_of_the_client_is_answered() -> None:
+    async with opened() as house:
+        client = await house.alice()
+        await client.live("s", ALL)
+        await client.socket.close(code=4001)
+        assert client.socket.close_code == 4001
+        await wait_until(lambda: house.edge.statistics().connections == 0, what="the end")
 
 
 async def test_ping_frames_are_answered() -> None:

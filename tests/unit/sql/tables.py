@@ -75,7 +75,7 @@ def table(name: str, view: CatalogView = CATALOG) -> TableDef:
     return view.table("chat", name)
 
 
-# ---- the engine -------------------------------------------------------------------------------------
+# ---- the engine ----------------------------------------------------------------------------------
 
 _EPOCH = datetime(1970, 1, 1)
 _ARROW: dict[Kind, pa.DataType] = {
@@ -145,11 +145,7 @@ def run(
             else:
                 values = [arrow_value(row.get(column.id), column.type.kind) for row, _ in rows]
             arrays.append(pa.array(values, arrow_type(column.type)))
-        schema = pa.schema(
-            [(column.name, arrow_type(column.type)) for column in source.columns]
-        )
+        schema = pa.schema([(column.name, arrow_type(column.type)) for column in source.columns])
         batch = pa.record_batch(arrays, schema=schema)
         session.register_record_batches(source.alias, [[batch]])
     return session.sql(scan.render(environment)).to_arrow_table()
-
-
