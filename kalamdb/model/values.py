@@ -63,8 +63,15 @@ def shown(value: Any, size_max: int = 60) -> str:
     return text if len(text) <= size_max else text[:size_max] + "…"
 
 
+_SAID = {bool: "boolean", str: "text", list: "array", dict: "object", bytes: "bytes"}
+
+
 def _mismatch(column: str, expected: ColumnType, value: Any) -> TypeMismatch:
-    return TypeMismatch(column, expected.sql, f"got {type(value).__name__} {shown(value)!r}")
+    if isinstance(value, bool):
+        text = "true" if value else "false"
+    else:
+        text = repr(shown(value)) if isinstance(value, str) else shown(value)
+    return TypeMismatch(column, expected.sql, f"got {_SAID.get(type(value), 'number')} {text}")
 
 
 def _integer(expected: ColumnType, column: str) -> Parse:

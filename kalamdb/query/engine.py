@@ -146,6 +146,8 @@ _PREFIX = re.compile(rf"(?:{'|'.join(_LAYERS)})\s*:?\s*")
 _PARSER = re.compile(r'^ParserError\("(.*)"\)$', re.DOTALL)
 _CATALOG = re.compile(r"\bdatafusion\.public\.")
 _BACKTRACE = re.compile(r"\n+(?:backtrace:|This issue was likely caused by).*", re.DOTALL)
+# The fields a plan has are the engine's view of it, not the table's.
+_FIELDS = re.compile(r"\s*Valid fields are .*", re.DOTALL)
 _EXHAUSTED = ("Resources exhausted", "Failed to allocate")
 _DETAIL_MAX = 500
 
@@ -174,6 +176,7 @@ def clean(text: str, shown: Mapping[str, str]) -> str:
     text = _CATALOG.sub("", text)
     for alias, name in shown.items():
         text = re.sub(rf"(?<!\w){re.escape(alias)}(?!\w)", lambda _, name=name: name, text)
+    text = " ".join(_FIELDS.sub("", text).split())
     return text if len(text) <= _DETAIL_MAX else text[:_DETAIL_MAX] + "…"
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -31,6 +32,7 @@ from kalamdb.errors import (
     QueryMemoryExceeded,
     ResultTooLarge,
     Unavailable,
+    UnknownColumn,
 )
 from kalamdb.query import wire
 from kalamdb.query.wire import (
@@ -53,6 +55,7 @@ RECEIVE_SIZE_BYTES = 1 << 18
 ENDING_S = 1.0
 PLACES_MAX = 10_000
 STDERR_TAIL_BYTES = 4096
+NO_FIELD = re.compile(r"No field named ([\w.\"]+?)\.?(?:\s|$)")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _OWN_FAULTS = frozenset(
     (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
@@ -223,6 +226,9 @@ class EngineLink:
     ) -> BaseException:
         match failed.failure:
             case Failure.STATEMENT:
+                unknown = NO_FIELD.match(failed.detail)
+                if unknown is not None:
+                    return UnknownColumn(unknown[1].replace('"', ""), None)
                 return QueryFailed(failed.detail)
             case Failure.MEMORY:
                 return QueryMemoryExceeded(self._settings.memory_max_bytes)

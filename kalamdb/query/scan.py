@@ -92,7 +92,9 @@ async def values(
 
 
 def cursor(seqs: Sequence[tuple[GroupId, Seq]]) -> str:
-    """One group's seq in decimals; of several groups `{group:seq,…}`."""
+    """One group's seq in decimals; of several groups `{group:seq,…}`; 0 when no table was read."""
+    if not seqs:
+        return "0"
     if len(seqs) == 1:
         return str(seqs[0][1])
     return "{" + ",".join(f"{group}:{seq}" for group, seq in seqs) + "}"

@@ -15,9 +15,10 @@ from kalamdb.model.table import SEQ_COLUMN, Column, TableDef
 from kalamdb.sql.assignment import converted, converter, item_source, volatile
 from kalamdb.sql.bound import ChangePlan, EngineChangePlan, Env, Predicate, ScanSelect
 from kalamdb.sql.engine_query import Renderer, Sources, splice_tree
-from kalamdb.sql.expression import compile_condition, compile_expression, connect
+from kalamdb.sql.expression import compile_condition, compile_expression
 from kalamdb.sql.insert import assigned_columns
 from kalamdb.sql.literals import quoted, typed_literal, untyped_literal
+from kalamdb.sql.logic import connect
 from kalamdb.sql.operands import parameter
 from kalamdb.sql.parameters import check_count
 from kalamdb.sql.point_key import conjuncts, point_keys

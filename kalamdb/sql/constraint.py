@@ -12,7 +12,7 @@ from kalamdb.errors import InvalidDefinition, Unsupported
 from kalamdb.model.table import TableDef
 from kalamdb.sql import dialect
 from kalamdb.sql.expression import compile_condition
-from kalamdb.sql.scope import Compiled, NotCompilable, TableScope
+from kalamdb.sql.scope import NO_ENV, Compiled, NotCompilable, TableScope
 
 Holds = Callable[[Any], "bool | None"]
 """Does the row satisfy the constraint? None (unknown) counts as yes, as in SQL."""
@@ -31,7 +31,7 @@ def checks(table: TableDef) -> tuple[tuple[str, Holds], ...]:
 
 def _holds(table: TableDef, sql: str) -> Holds:
     compiled = compile_check(table, dialect.expression(dialect.tokenize(sql), sql))
-    function = compiled.at(None)  # type: ignore[arg-type] - checked to look at no environment
+    function = compiled.at(NO_ENV)
 
     def holds(row: Any) -> bool | None:
         return function(row, None)

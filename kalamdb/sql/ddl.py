@@ -39,7 +39,7 @@ from kalamdb.sql.expression import compile_expression
 from kalamdb.sql.operands import literal
 from kalamdb.sql.reader import CLAUSE_WORDS
 from kalamdb.sql.render import canonical
-from kalamdb.sql.scope import NoColumns, NotCompilable
+from kalamdb.sql.scope import NO_ENV, NoColumns, NotCompilable
 from kalamdb.sql.statement import CreateTable
 from kalamdb.sql.syntax import Constant, Fragment
 from kalamdb.sql.table_options import read_options
@@ -193,7 +193,7 @@ def _constant(fragment: Fragment, column: Column) -> Any:
     if compiled.needs_env or not compiled.constant:
         raise Unsupported(f"DEFAULT {fragment.source[:80]}", hint)
     convert = converter(compiled.type, column)
-    return converted(compiled.at(None)(None, None), convert)  # type: ignore[arg-type]
+    return converted(compiled.at(NO_ENV)(None, None), convert)
 
 
 # ---- keys and constraints ------------------------------------------------------------------------

@@ -192,7 +192,8 @@ def _parse(tokens: Sequence[Token], text: str, into: Any) -> exp.Expr:
 def _translated(error: ParseError, tokens: Sequence[Token]) -> SyntaxInvalid:
     first = error.errors[0] if error.errors else {}
     detail = _ANSI.sub("", str(first.get("description") or _brief(error)))
-    detail = re.sub(r" for <class .*", "", detail).rstrip(". ")
+    # What the parser says of its own objects helps nobody.
+    detail = re.sub(r"( but got <Token| for <class ).*", "", detail).rstrip(". ")
     near = first.get("highlight")
     line, column = first.get("line"), first.get("col")
     if near:

@@ -110,7 +110,7 @@ def scan_select(
 
 
 class Renderer:
-    """A ScanSelect's `render`; `shown` is its text with what differs per run named, not filled in."""
+    """A ScanSelect's `render`; `shown` is its text with what differs per run named."""
 
     def __init__(self, text: Text, parameters: int) -> None:
         self._text = text

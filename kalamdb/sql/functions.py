@@ -23,7 +23,7 @@ from kalamdb.model.types import (
 from kalamdb.sql.bound import Env
 from kalamdb.sql.operands import FLOATS, INTEGERS, TEXTS, literal, typed, untyped
 from kalamdb.sql.operators import applied, compare
-from kalamdb.sql.scope import Compiled, Function, NotCompilable, Scope, constant
+from kalamdb.sql.scope import NO_ENV, Compiled, Function, NotCompilable, Scope, constant
 from kalamdb.sql.syntax import Constant, Param
 
 Compile = Callable[[Any, Scope], Compiled]

@@ -19,11 +19,10 @@ from kalamdb.model.values import encoder, parser
 from kalamdb.model.work import ReturningClause
 from kalamdb.sql.bound import OutputColumn
 from kalamdb.sql.expression import compile_expression
-from kalamdb.sql.scope import Compiled, NotCompilable, TableScope
+from kalamdb.sql.scope import NO_ENV, Compiled, NotCompilable, TableScope
 from kalamdb.sql.syntax import Output
 
 NAME_LENGTH_MAX = 100
-NO_ENV: Any = None  # expressions that are checked not to look at it
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -141,6 +141,8 @@ def _check_source(source: Any) -> None:
         if not isinstance(source.this, exp.Identifier):
             raise Unsupported("table functions", "FROM takes tables and subqueries")
         return
+    if type(source) in _REFUSED:
+        raise Unsupported(*_REFUSED[type(source)])
     if not isinstance(source, (exp.Subquery, exp.Values)):
         raise Unsupported(f"{source.key.upper()} in FROM", "FROM takes tables and subqueries")
 

@@ -31,6 +31,9 @@ from kalamdb.sql.bound import Env
 Function = Callable[[Any, Any], Any]
 
 
+NO_ENV: Any = None  # for expressions that do not look at it (`needs_env`)
+
+
 class NotCompilable(Exception):
     """This expression is for the query engine. Never leaves the package."""
 

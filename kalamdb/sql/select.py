@@ -71,9 +71,12 @@ def other_clauses(tree: Any, known: frozenset[str]) -> list[str]:
 
 def _point(syntax: QuerySyntax, catalog: CatalogView, namespace: str) -> PointSelect | None:
     tree: Any = syntax.query.tree
-    found = single_table(tree, catalog, namespace)
     where = tree.args.get("where")
-    if found is None or where is None or other_clauses(tree, _POINT_ARGS):
+    # Clauses first: with a WITH, what FROM names may be no stored table.
+    if where is None or other_clauses(tree, _POINT_ARGS):
+        return None
+    found = single_table(tree, catalog, namespace)
+    if found is None:
         return None
     table, scope = found
     conditions = conjuncts(where.this)

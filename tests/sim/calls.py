@@ -60,12 +60,16 @@ class Calls:
         await over
 
     async def call(
-        self, member: Member, handle: Callable[[Member], Awaitable[Answer]]
+        self,
+        member: Member,
+        handle: Callable[[Member], Awaitable[Answer]],
+        *,
+        timeout_s: float = CALL_TIMEOUT_S,
     ) -> Answer:
         """Run `handle` at `member`. Raises KalamError as it does, Refused, Lost."""
         answer: asyncio.Future[Answer] = self._loop.create_future()
         self._timeline.after(self._delay_s(), lambda: self._arrive(member, handle, answer))
-        self._timeline.after(CALL_TIMEOUT_S, lambda: self._settle(answer, Lost("timeout")))
+        self._timeline.after(timeout_s, lambda: self._settle(answer, Lost("timeout")))
         return await answer
 
     def _arrive(

@@ -50,17 +50,18 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """How one client behaves: weights of INSERT, APPEND, DELETE, READ, and how sure it is of its
-    hints.
+    """How one client behaves: weights of INSERT, APPEND, DELETE, READ, how sure it is of its hints, how
+    long it waits for an answer.
     """
 
     weights: tuple[int, int, int, int]
     trust: float
+    timeout_s: float
 
 
-WRITER = Mix((25, 40, 10, 25), 0.85)
-READER = Mix((15, 15, 0, 70), 0.97)
-ROVER = Mix((25, 40, 20, 15), 0.3)
+WRITER = Mix((25, 40, 10, 25), 0.85, 2.0)
+READER = Mix((15, 15, 0, 70), 0.97, 0.3)
+ROVER = Mix((25, 40, 20, 15), 0.3, 1.0)
 CLIENTS = (WRITER,) * 5 + (READER,) * 3 + (ROVER,) * 2
 
 
@@ -85,9 +86,10 @@ class Desk:
 class Hints:
     """Who leads each group, as one client knows."""
 
-    def __init__(self, desk: Desk, trust: float) -> None:
+    def __init__(self, desk: Desk, mix: Mix) -> None:
         self._desk = desk
-        self._trust = trust
+        self._trust = mix.trust
+        self.timeout_s = mix.timeout_s
         self._nodes: dict[int, int] = {}
 
     def pick(self, group: int) -> Member:
@@ -107,7 +109,7 @@ class Hints:
 
 async def work_on(desk: Desk, mix: Mix) -> None:
     """One client, until the desk closes."""
-    hints = Hints(desk, mix.trust)
+    hints = Hints(desk, mix)
     while not desk.closed:
         await desk.calls.pause(desk.dice.uniform(*THINK_S))
         await perform(desk, hints, draw(desk, mix))
@@ -169,8 +171,9 @@ async def perform(desk: Desk, hints: Hints, operation: Operation) -> None:
     while operation.attempts < ATTEMPTS_MAX:
         operation.attempts += 1
         member = hints.pick(group)
-        result = await attempt(desk, member, group, operation)
-        hints.learn(group, member, good=result in (Result.OK, Result.REFUSED_KEY))
+        result = await attempt(desk, hints, member, operation)
+        if result is not Result.UNKNOWN or desk.dice.random() < 0.5:
+            hints.learn(group, member, good=result in (Result.OK, Result.REFUSED_KEY))
         match result:
             case Result.FAILED:
                 if desk.closed:
@@ -194,17 +197,22 @@ async def perform(desk: Desk, hints: Hints, operation: Operation) -> None:
     operation.end_s = desk.timeline.now_s
 
 
-async def attempt(desk: Desk, member: Member, group: int, operation: Operation) -> Result:
+async def attempt(desk: Desk, hints: Hints, member: Member, operation: Operation) -> Result:
+    group = desk.group_of(operation.partition)
     try:
         if operation.kind is Kind.READ:
             pk = key_bytes(operation.keys[0])
             operation.found = await desk.calls.call(
-                member, lambda there: calls.read(there, group, operation.partition, pk)
+                member,
+                lambda there: calls.read(there, group, operation.partition, pk),
+                timeout_s=hints.timeout_s,
             )
             return Result.OK
         work, tag = work_of(operation), tag_of(operation)
         outcome = await desk.calls.call(
-            member, lambda there: calls.write(there, group, work, tag)
+            member,
+            lambda there: calls.write(there, group, work, tag),
+            timeout_s=hints.timeout_s,
         )
     except Refused:
         return Result.FAILED

@@ -42,6 +42,7 @@ class Nemesis:
             (self.kill, 24),
             (self.power, 14),
             (self.disaster, 6),
+            (self.bridge, 5),
             (self.part, 24),
             (self.stop, 14),
             (self.lag, 6),
@@ -51,7 +52,7 @@ class Nemesis:
             (self.hand_over, 8),
         ]
         if len(members) == 1:
-            apart = (self.part, self.lag, self.resets, self.hand_over)
+            apart = (self.bridge, self.part, self.lag, self.resets, self.hand_over)
             kinds = [(kind, weight) for kind, weight in kinds if kind not in apart]
         # Each seed has its own mix, so that some runs see one fault many times.
         self._kinds = [(kind, weight * dice.choice((0, 1, 1, 3))) for kind, weight in kinds]
@@ -144,6 +145,35 @@ class Nemesis:
         self._hit(f"part {shape}")
         self._network.cut(*cut)
         await self._calls.pause(self._dice.choice((0.3, 1.5, 3.0)) * self._dice.uniform(0.5, 1.5))
+        if not self.over:
+            self._network.mend()
+
+    async def bridge(self) -> None:
+        """Nobody leads, then two reach only the third, which dies as soon as it has voted."""
+        self._hit("bridge")
+        third, one, other = self._some(3)
+        pairs = [(a, b) for a in self._members for b in self._members if a != b]
+        self._network.cut(*pairs)
+        await self._calls.pause(self._dice.uniform(1.2, 2.0))
+        if self.over:
+            return
+        self._network.mend()
+        self._network.cut((one.node, other.node), (other.node, one.node))
+        terms = {number: group.status().term for number, group in third.groups.items()}
+        for _ in range(4000):
+            await self._calls.pause(0.0004)
+            if self.over or not third.up:
+                break
+            voted = any(
+                group.status().term > terms[number]
+                and group.journal.getVotedForNodeId() not in (None, third.node)
+                for number, group in third.groups.items()
+            )
+            if voted and not third.writing:
+                third.kill()
+                self._timeline.after(0.02, lambda: self._revive(third))
+                break
+        await self._calls.pause(self._dice.uniform(0.5, 2.0))
         if not self.over:
             self._network.mend()
 

@@ -188,7 +188,7 @@ class Simulation:
 
     async def _put_schema(self, group: int) -> None:
         slots = tuple(slot_of(p.partition) for p in self.desk.places if p.group == group)
-        hints = Hints(self.desk, WRITER.trust)
+        hints = Hints(self.desk, WRITER)
         for work in (OpenSlots(slots, 1), PutFence(TABLE)):
             while True:
                 member = hints.pick(group)
@@ -204,7 +204,7 @@ class Simulation:
 
     async def _trim(self) -> None:
         """The retention job: now and then the changes of past hours may go."""
-        hints = Hints(self.desk, WRITER.trust)
+        hints = Hints(self.desk, WRITER)
         while not self.desk.closed:
             await self._calls.pause(self._dice.uniform(0.5, 3.0))
             group = self._dice.choice(sorted(self.references))
@@ -227,7 +227,7 @@ class Simulation:
             for operation in self.history.operations
             for key in operation.keys
         }
-        hints = Hints(self.desk, WRITER.trust)
+        hints = Hints(self.desk, WRITER)
         for partition, key in sorted(wanted):
             self.desk.numbers += 1
             while True:

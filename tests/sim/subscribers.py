@@ -17,14 +17,15 @@ from kalamdb.model.change import Change
 from kalamdb.model.ids import Seq
 from tests.sim import calls
 from tests.sim.calls import DELAY_S, Lost, Refused
-from tests.sim.clients import Desk, Hints, Place
+from tests.sim.clients import Desk, Hints, Mix, Place
 from tests.sim.history import Began, Expired, Frame, Resumed, Subscription
 from tests.sim.member import Member
 from tests.sim.schema import elements_of
 
 POSITIONS_EVERY_S = 0.4
-LEADER_SHARE = 0.7
 AWAY_SHARE = 0.1  # comes back only after seconds
+
+FOLLOWER = Mix((0, 0, 0, 1), 0.7, 2.0)
 
 
 class _Session:
@@ -81,7 +82,7 @@ def frame_of(change: Change) -> Frame:
 
 async def subscribe(desk: Desk, place: Place, subscription: Subscription) -> None:
     """Follow until the run ends."""
-    hints = Hints(desk, LEADER_SHARE)
+    hints = Hints(desk, FOLLOWER)
     while True:
         member = hints.pick(place.group)
         session = _Session(desk, subscription)
