@@ -21,8 +21,6 @@ from typing import Any, NoReturn
 from uuid import UUID
 
 import structlog
-from kalamdb.sql.live import bind_live
-from kalamdb.sql.parse import parse
 
 from cluster.bootstrap import bootstrap
 from cluster.raft.disk import DirectoryDisk
@@ -56,6 +54,8 @@ from kalamdb.session.permissions import check_read
 from kalamdb.session.secret import token_secret
 from kalamdb.session.session import Session, SessionLimits
 from kalamdb.sql.constraint import checks
+from kalamdb.sql.live import bind_live
+from kalamdb.sql.parse import parse
 from kalamdb.store.catalog import load
 from kalamdb.store.disk import DiskWatch
 from kalamdb.store.hot import HotSettings, HotStore

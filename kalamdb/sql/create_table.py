@@ -207,8 +207,8 @@ def _read_generated(reader: Reader, column: ColumnSyntax) -> None:
     column.numbered = True
 
 
-_DEFAULT_ENDS = ("NOT", "NULL", "PRIMARY", "UNIQUE", "CHECK", "REFERENCES", "CONSTRAINT", "COLLATE",
-                 "GENERATED", "AUTO_INCREMENT", "AUTOINCREMENT", "COMMENT", "ON")  # fmt: skip
+_DEFAULT_ENDS = ("DEFAULT", "NOT", "NULL", "PRIMARY", "UNIQUE", "CHECK", "REFERENCES", "CONSTRAINT",
+                 "COLLATE", "GENERATED", "AUTO_INCREMENT", "AUTOINCREMENT", "COMMENT", "ON")  # fmt: skip
 
 
 def _read_default(reader: Reader) -> Fragment:

@@ -61,6 +61,13 @@ def bind_insert(
         return InsertSelectPlan(table, scan, complete, numbered, conflict, clause, output)
     given = syntax.rows if syntax.rows is not None else ((),)
     drawn: set[int] = set()
+    for items in given:
+        # Without a list of columns the last ones may be left to their defaults.
+        fewer = syntax.columns is not None and len(items) < len(columns)
+        if fewer or len(items) > len(columns):
+            raise InvalidStatement(
+                f"{len(columns)} columns are named and {len(items)} values given"
+            )
     makers = [_row_maker(items, columns, table, drawn) for items in given]
     return InsertPlan(
         table,
@@ -120,19 +127,17 @@ def _row_maker(
     items: Sequence[Item], columns: Sequence[Column], table: TableDef, drawn: set[int]
 ) -> RowMaker:
     """One row of VALUES: constants are parsed now, parameters when they come."""
-    if len(items) > len(columns) or (len(items) < len(columns) and columns != table.columns):
-        raise InvalidStatement(f"{len(columns)} columns are named and {len(items)} values given")
     constants: Row = {}
     params: list[tuple[int, Callable[[Any], Any], int]] = []
     sources: list[tuple[int, Source]] = []
     said: set[int] = set()
     for item, column in zip(items, columns, strict=False):
-        if isinstance(item, DefaultWord) or _is_draw(item, column):
-            if _is_draw(item, column):
-                drawn.add(column.id)
-                said.add(column.id)
+        if isinstance(item, DefaultWord):
             continue
         said.add(column.id)
+        if _is_draw(item, column):
+            drawn.add(column.id)
+            continue
         match item:
             case Constant(value=None):
                 _explicit_null(column, table, constants)
@@ -157,7 +162,9 @@ def _row_maker(
                 sources.append((column.id, source))
     if table.has_hidden_key:
         drawn.add(ROW_ID_COLUMN_ID)
-    guarded = {column.id: column for column in columns if column.id in said and draws(column)}
+    # A parameter may turn out NULL, and then no number is drawn for it.
+    computed = {column_id for column_id, *_ in params} | {column_id for column_id, _ in sources}
+    guarded = {column.id: column for column in columns if column.id in computed and draws(column)}
     return _maker(constants, params, sources, guarded, table)
 
 

@@ -165,7 +165,18 @@ SHOWS: Mapping[str, str] = {
     "JOBS": "",
 }
 
-_AFTER = {"STORAGE", "CLUSTER", "KILL", "BACKUP", "RESTORE", "START", "EXPORT", "REFRESH", "SHOW"}
+_PAIRS = {("UNIQUE", "INDEX"), ("OR", "REPLACE")}
+_FIRST_OF_TWO = {
+    "STORAGE",
+    "CLUSTER",
+    "KILL",
+    "BACKUP",
+    "RESTORE",
+    "START",
+    "EXPORT",
+    "REFRESH",
+    "SHOW",
+}
 
 
 def refuse_named(reader: Reader, known: Mapping[str, str]) -> None:
@@ -178,10 +189,7 @@ def refuse_named(reader: Reader, known: Mapping[str, str]) -> None:
     words = [reader.word(ahead) for ahead in range(-reader.at, 0)]
     words.append(reader.word())
     following = reader.word(1)
-    if (
-        (reader.word() in _AFTER and following)
-        or (reader.word() == "UNIQUE" and following == "INDEX")
-        or (reader.word() == "OR" and following == "REPLACE")
-    ):
+    first_of_two = reader.at == 0 and reader.word() in _FIRST_OF_TWO
+    if first_of_two or (reader.word(), following) in _PAIRS:
         words.append(following)
     raise Unsupported(" ".join(word for word in words if word), hint or None)

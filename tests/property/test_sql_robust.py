@@ -1,4 +1,4 @@
-"""Whatever is sent: an answer or a clear refusal, in time, and a refused statement leaves no trace."""
+"""Whatever is sent: an answer or a clear refusal, in time; what is refused leaves no trace."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ MONSTERS = {
     "an exponent": "INSERT INTO app.pairs VALUES ('a', 1, 1e999999999)",
     "a small exponent": "INSERT INTO app.pairs VALUES ('a', 1, 1e-99999999999999999999)",
     "AND": "DELETE FROM app.notes WHERE " + "id = 1 AND " * DEEP + "true",
-    "||": f"UPDATE app.notes SET txt = {"'a' || " * 5000}'b' WHERE id = 1",
+    "||": "UPDATE app.notes SET txt = " + "'a' || " * 5000 + "'b' WHERE id = 1",
     "calls": f"UPDATE app.notes SET n = {'abs(' * 3000}n{')' * 3000} WHERE id = 1",
     "brackets": "SELECT " + "[" * 3000 + "1" + "]" * 3000,
     "comments": "SELECT 1 " + "/*" * DEEP + "*/" * DEEP,

@@ -244,4 +244,3 @@ def note_outcome(operation: Operation, outcome: Outcome) -> None:
     operation.seq = outcome.seq
     if outcome.rows:
         operation.found = returned(outcome.rows[0][0])
-

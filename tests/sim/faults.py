@@ -92,7 +92,7 @@ class Nemesis:
     async def _end(self, name: str, *, power: bool) -> None:
         count = self._dice.choices((1, 2, 3), weights=(5, 2, 3))[0]
         for member in self._some(count):
-            if not member.up:
+            if self.over or not member.up:
                 continue
             self._hit(name)
             member.kill()
@@ -110,6 +110,8 @@ class Nemesis:
             if any(m.up and m.writing and m is not leader for m in self._members.values()):
                 break
             await self._calls.pause(0.001)
+        if self.over:
+            return
         self._hit("disaster")
         for member in self._members.values():
             if member.up:
@@ -149,7 +151,9 @@ class Nemesis:
             self._network.mend()
 
     async def bridge(self) -> None:
-        """Nobody leads, then two reach only the third, which dies as soon as it has voted."""
+        """Nobody leads, then two reach only the third; it dies as soon as its vote has made one of them
+        lead, and comes back to the other.
+        """
         self._hit("bridge")
         third, one, other = self._some(3)
         pairs = [(a, b) for a in self._members for b in self._members if a != b]
@@ -160,19 +164,18 @@ class Nemesis:
         self._network.mend()
         self._network.cut((one.node, other.node), (other.node, one.node))
         terms = {number: group.status().term for number, group in third.groups.items()}
+        winner = None
         for _ in range(4000):
             await self._calls.pause(0.0004)
             if self.over or not third.up:
+                return
+            winner = next((m for m in (one, other) if _won(m, terms)), None)
+            if winner is not None:
                 break
-            voted = any(
-                group.status().term > terms[number]
-                and group.journal.getVotedForNodeId() not in (None, third.node)
-                for number, group in third.groups.items()
-            )
-            if voted and not third.writing:
-                third.kill()
-                self._timeline.after(0.02, lambda: self._revive(third))
-                break
+        if winner is not None:
+            third.kill()
+            self._network.cut((winner.node, third.node), (third.node, winner.node))
+            self._timeline.after(0.02, lambda: self._revive(third))
         await self._calls.pause(self._dice.uniform(0.5, 2.0))
         if not self.over:
             self._network.mend()
@@ -240,3 +243,11 @@ class Nemesis:
     def _hit(self, name: str) -> None:
         self.hits[name] += 1
         self._timeline.note(f"fault {name}")
+
+
+def _won(member: Member, terms: dict[int, int]) -> bool:
+    """The member leads a group in a newer term than `terms` has."""
+    found = [(number, group.status()) for number, group in member.groups.items()]
+    return any(
+        status.role == "leader" and status.term > terms[number] for number, status in found
+    )

@@ -6,7 +6,6 @@ A mutant patches the real classes for the time of a run. Each stands for one rul
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -21,14 +20,14 @@ from cluster.raft.hub import Hub, _Outbox
 from cluster.raft.journal import GroupJournal
 from cluster.raft.transport import Guard
 from kalamdb.apply.machine import Machine
-from kalamdb.decide import purge, rows, sequencer
+from kalamdb.decide import purge, sequencer
 from kalamdb.decide.draft import Draft
 from kalamdb.decide.flight import settle
 from kalamdb.decide.requests import Requests
 from kalamdb.decide.rows import RowWriter
 from kalamdb.decide.sequencer import Sequencer
 from kalamdb.decide.standing import Standing
-from kalamdb.errors import Indeterminate, NotLeader, Unavailable
+from kalamdb.errors import NotLeader, Unavailable
 from kalamdb.model import codec, keys
 from kalamdb.model.command import Entry, Outcome
 from kalamdb.model.ids import HOUR_MS, SEQ_TIME_SHIFT, Seq

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from cluster.raft import journal
+from kalamdb.errors import KalamError
 from kalamdb.model.ids import SLOTS, GroupId, Partition, TenantId, slot_of, tenant_partition
 from kalamdb.model.work import OpenSlots, PutFence, TrimBefore
 from tests.sim import calls
@@ -33,7 +34,6 @@ from tests.sim.reference import GroupReference, Violation, difference
 from tests.sim.schema import TABLE
 from tests.sim.subscribers import subscribe, tell_positions_later
 from tests.sim.timeline import Life, Loop, Timeline
-from kalamdb.errors import KalamError
 
 NODES = (1, 2, 3)
 LOAD_S = 20.0
@@ -98,9 +98,7 @@ def small_log() -> Iterator[None]:
 class Simulation:
     """See the module."""
 
-    def __init__(
-        self, seed: int, *, nodes: tuple[int, ...] = NODES, verbose: bool = False
-    ) -> None:
+    def __init__(self, seed: int, *, nodes: tuple[int, ...] = NODES, verbose: bool = False) -> None:
         self.seed = seed
         self._dice = dice = Random(seed)
         self.timeline = timeline = Timeline(verbose=verbose)
@@ -110,9 +108,7 @@ class Simulation:
         network = Network(timeline, dice)
         self.members: dict[int, Member] = {}
         late = HeldAppends(dice, share=dice.choice((0.0, 0.0, 0.02)))
-        world = World(
-            timeline, dice, network, self.references, self.members, self._errors, late
-        )
+        world = World(timeline, dice, network, self.references, self.members, self._errors, late)
         # An hour ends during the run in most seeds, so that changes can be trimmed.
         start_ms = FIRST_WALL_MS - dice.randrange(2_000, 12_000)
         for node in nodes:
@@ -241,6 +237,8 @@ class Simulation:
                 await self._calls.pause(0.05)
 
     def _is_equal(self) -> bool:
+        if not all(member.up for member in self.members.values()):
+            return False
         for group in self.references:
             last = {member.groups[group].journal.last_index for member in self.members.values()}
             applied = {member.stores[group].mark().index for member in self.members.values()}

@@ -75,9 +75,7 @@ class _Session:
 
 def frame_of(change: Change) -> Frame:
     after = None if change.after is None else elements_of(change.after)
-    return Frame(
-        change.seq, change.prev_seq, change.op, change.key, after, change.last_of_txn
-    )
+    return Frame(change.seq, change.prev_seq, change.op, change.key, after, change.last_of_txn)
 
 
 async def subscribe(desk: Desk, place: Place, subscription: Subscription) -> None:

@@ -63,9 +63,7 @@ def unknown_writes(operations: list[Operation], where: Committed) -> Iterator[st
             yield f"the log holds operation {number}, which nobody asked for"
 
 
-def unjustified(
-    operations: list[Operation], references: list[GroupReference]
-) -> Iterator[str]:
+def unjustified(operations: list[Operation], references: list[GroupReference]) -> Iterator[str]:
     """UNIQUE refusals while no other row had the value."""
     for operation in operations:
         if operation.result is not Result.REFUSED_UNIQUE or operation.kind is not Kind.INSERT:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from tests.unit.sql.tables import NOW_MS, define
 
 from kalamdb.errors import (
     InvalidDefinition,
@@ -25,6 +24,7 @@ from kalamdb.model.table import (
 )
 from kalamdb.model.types import Kind
 from kalamdb.sql.constraint import checks
+from tests.unit.sql.tables import NOW_MS, define
 
 
 def test_a_plain_table_is_shared_and_private() -> None:

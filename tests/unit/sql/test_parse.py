@@ -15,6 +15,7 @@ from kalamdb.errors import (
 )
 from kalamdb.model.principal import Role
 from kalamdb.sql import statement as s
+from kalamdb.sql.dialect import CHAIN_MAX, DEPTH_MAX
 from kalamdb.sql.parse import STATEMENTS_MAX, TEXT_MAX_BYTES, StatementCache, parse
 from kalamdb.sql.syntax import Constant, DefaultWord, InsertSyntax, Param
 
@@ -241,6 +242,14 @@ DEEP = 10_000
 def test_deep_nesting_is_an_error_and_quick(text: str) -> None:
     with pytest.raises(KalamError):
         parse(text)
+
+
+def test_the_depth_is_exact() -> None:
+    assert parse("SELECT " + "(" * (DEPTH_MAX - 10) + "1" + ")" * (DEPTH_MAX - 10))
+    for text in ("(" * (DEPTH_MAX + 1), "NOT " * CHAIN_MAX, "CASE " * (DEPTH_MAX + 1)):
+        with pytest.raises(SyntaxInvalid) as caught:
+            parse("SELECT " + text)
+        assert "deeply" in caught.value.detail
 
 
 def test_long_chains_are_no_nesting() -> None:

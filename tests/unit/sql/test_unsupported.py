@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from tests.unit.sql.tables import bind, define
 
 from kalamdb.errors import KalamError, Unsupported
 from kalamdb.sql.parse import parse
+from tests.unit.sql.tables import bind, define
 
 STATEMENTS = {
     "BEGIN": "BEGIN",

@@ -1,0 +1,106 @@
+"""Non-interference: the bytes tenant A sees are the same whether or not tenant B exists (D10)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kalamdb.model.ids import TenantId, slot_of, tenant_partition
+from kalamdb.model.principal import Role
+from kalamdb.query.engine_pool import EnginePool, PoolSettings
+from tests.property import grammar
+from tests.property.worlds import Cast, Step, group_of, play
+from tests.small_node import START_MS
+
+CANARY = "cAnArY-5d1f"
+HOUR_MS = 3_600_000
+WORDS = (CANARY,) * 4
+
+
+def slot(name: str) -> int:
+    return slot_of(tenant_partition(TenantId(name)))
+
+
+def neighbour(name: str) -> str:
+    """A tenant in the next slot of the same group."""
+    return next(
+        other
+        for number in itertools.count()
+        if abs(slot(other := f"b{number}") - slot(name)) == 1 and group_of(other) == group_of(name)
+    )
+
+
+def longer(name: str) -> str:
+    """A tenant of the same group whose name begins with `name`."""
+    return next(
+        other
+        for number in itertools.count()
+        if group_of(other := f"{name}{number or ''}é") == group_of(name)
+    )
+
+
+PAIRS = (
+    ("alice", neighbour("alice")),
+    ("ann", longer("ann")),
+    (longer("eve"), "eve"),
+    ("shared:3", longer("shared:3")),
+)
+SEEDS = st.integers(0, (1 << 32) - 1)
+ROLES = st.sampled_from((Role.USER, Role.USER, Role.SERVICE, Role.DBA))
+WAITS = st.sampled_from((0, 0, 0, 0, 1, 4_000, 11_000))
+MOVES = st.lists(st.tuples(st.booleans(), SEEDS, WAITS), min_size=20, max_size=50)
+STARTS = itertools.count(START_MS, HOUR_MS * 24)
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def pools() -> AsyncIterator[tuple[EnginePool, EnginePool]]:
+    """One for each world: query workers keep tables they have seen."""
+    found = EnginePool(PoolSettings(workers_max=1)), EnginePool(PoolSettings(workers_max=1))
+    yield found
+    for pool in found:
+        await pool.close()
+
+
+def steps_of(moves: list[tuple[bool, int, int]], cast: Cast) -> list[Step]:
+    """Only a user tries to reach B by name; who may reach other tenants is not B's stranger."""
+    named = cast.b if cast.role is Role.USER else "nobody"
+    return [
+        Step(
+            is_b,
+            grammar.request(seed, WORDS, cast.a) if is_b else grammar.request(seed, ("w",), named),
+            wait_ms,
+        )
+        for is_b, seed, wait_ms in moves
+    ]
+
+
+@settings(max_examples=30)
+@given(moves=MOVES, pair=st.sampled_from(PAIRS), role=ROLES)
+async def test_a_sees_the_same_without_b(
+    pools: tuple[EnginePool, EnginePool],
+    moves: list[tuple[bool, int, int]],
+    pair: tuple[str, str],
+    role: Role,
+) -> None:
+    cast = Cast(*pair, role, next(STARTS))
+    steps = steps_of(moves, cast)
+    with_b = await play(steps, cast, pools[0], with_b=True)
+    without_b = await play(steps, cast, pools[1], with_b=False)
+    for seen, expected in zip(with_b, without_b, strict=True):
+        assert seen == expected
+        for sent in seen[2:]:
+            assert CANARY.encode() not in sent
+
+
+def test_the_pairs_meet() -> None:
+    for a, b in PAIRS:
+        assert group_of(a) == group_of(b)
+    a, b = PAIRS[0]
+    assert abs(slot(a) - slot(b)) == 1
