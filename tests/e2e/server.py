@@ -50,7 +50,7 @@ class Client:
     """One signed-in user of one server."""
 
     def __init__(self, http: aiohttp.ClientSession, url: str, token: str) -> None:
-        self._http = http
+        self.http = http
         self.url = url
         self.token = token
 
@@ -58,7 +58,7 @@ class Client:
         body: dict[str, Any] = {"sql": sql, **fields}
         if params is not None:
             body["params"] = params
-        async with self._http.post(
+        async with self.http.post(
             f"{self.url}/v1/api/sql", json=body, headers={"Authorization": f"Bearer {self.token}"}
         ) as response:
             return Answer(response.status, await response.json())
@@ -69,7 +69,7 @@ class Client:
         return answer
 
     def websocket(self) -> Any:
-        return self._http.ws_connect(f"{self.url}/v1/ws")
+        return self.http.ws_connect(f"{self.url}/v1/ws")
 
 
 class Server:

@@ -11,7 +11,9 @@ did:
     ok 1 inserted S1
 
 `root:` has role system, `service:` role service, everybody else role user. `with` gives parameters,
-`in` the namespace, `id` the request id, `quiet` hides effects, `pass N` lets N seconds pass.
+`in` the namespace, `id` the request id, `quiet` hides effects, `pass N` lets N seconds pass. `watch
+NAME` makes the statement a live query whose frames are shown after each step (`last N`, `resume`,
+`from SEQ`: how it begins); `unwatch NAME` ends it.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from kalamdb.model.ids import GroupId
 from kalamdb.model.principal import Role
 from kalamdb.ports import LogEntry
 from tests.golden.effects import Names, described
+from tests.golden.watchers import Watcher, shown, watch
 from tests.small_node import SmallNode, small_node
 
 ROLES = {"root": Role.SYSTEM, "service": Role.SERVICE, "dba": Role.DBA}
@@ -79,6 +82,7 @@ class Player:
         self._names = Names()
         self._lines: list[str] = []
         self._applied: list[tuple[GroupId, LogEntry]] = []
+        self._watchers: dict[str, Watcher] = {}
 
     def watch(self, group: GroupId, entry: LogEntry) -> None:
         self._applied.append((group, entry))
@@ -91,6 +95,7 @@ class Player:
         self._applied.clear()
         request: dict[str, Any] = {}
         quiet = False
+        live: dict[str, str] = {}
         text: list[str] = []
         for line in step.asked:
             word, _, rest = line.partition(" ")
@@ -105,11 +110,27 @@ class Player:
                     node.clock.now_ms += int(float(rest) * 1000)
                 case "quiet":
                     quiet = True
+                case "watch" | "last" | "from" | "resume":
+                    live[word] = rest
+                case "unwatch":
+                    subscription = self._watchers[rest].subscription
+                    assert subscription is not None
+                    subscription.close()
                 case _:
                     text.append(line)
         if not text:
             return
         user, _, sql = "\n".join(text).partition(": ")
+        if "watch" in live:
+            node.clock.now_ms += 1
+            name = live["watch"]
+            watcher = self._watchers.setdefault(name, Watcher(name))
+            refused = watch(node, watcher, user, sql, asked=live)
+            if refused is not None:
+                yield self._names.text(refused)
+            for line in shown(watcher, self._names):
+                yield line
+            return
         role = ROLES.get(user, Role.USER)
         status, body = await node.sql(user, sql, role=role, **request)
         if not quiet:
@@ -117,6 +138,9 @@ class Player:
                 yield line
         for line in self._answer(status, body):
             yield line
+        for watcher in self._watchers.values():
+            for line in shown(watcher, self._names):
+                yield line
 
     def _effects(self, node: SmallNode) -> Iterator[str]:
         for group, entry in self._applied:

@@ -60,9 +60,9 @@ class Mix:
 
 
 WRITER = Mix((25, 40, 10, 25), 0.85, 2.0)
-READER = Mix((15, 15, 0, 70), 0.97, 0.3)
+READER = Mix((15, 25, 0, 60), 0.97, 0.3)
 ROVER = Mix((25, 40, 20, 15), 0.3, 1.0)
-CLIENTS = (WRITER,) * 5 + (READER,) * 3 + (ROVER,) * 2
+CLIENTS = (WRITER,) * 5 + (READER,) * 4 + (ROVER,) * 2
 
 
 @dataclass(slots=True)

@@ -43,7 +43,7 @@ class Nemesis:
             (self.power, 14),
             (self.disaster, 6),
             (self.bridge, 5),
-            (self.part, 24),
+            (self.part, 30),
             (self.stop, 14),
             (self.lag, 6),
             (self.resets, 10),
@@ -127,9 +127,9 @@ class Nemesis:
 
     async def part(self) -> None:
         """Halves, the leader alone, one direction only, or a node that hears but is not heard."""
-        one = self._leader() if self._dice.random() < 0.6 else self._some(1)[0]
+        one = self._leader() if self._dice.random() < 0.8 else self._some(1)[0]
         others = [node for node in self._members if node != one.node]
-        shape = self._dice.choice(("alone", "alone", "deaf", "mute", "link", "oneway"))
+        shape = self._dice.choice(("alone", "alone", "alone", "alone", "deaf", "mute", "link", "oneway"))
         inward = [(other, one.node) for other in others]
         outward = [(one.node, other) for other in others]
         match shape:
@@ -146,7 +146,7 @@ class Nemesis:
                 cut = [(one.node, self._dice.choice(others))]
         self._hit(f"part {shape}")
         self._network.cut(*cut)
-        await self._calls.pause(self._dice.choice((0.3, 1.5, 3.0)) * self._dice.uniform(0.5, 1.5))
+        await self._calls.pause(self._dice.choice((0.3, 1.5, 2.0, 3.0)) * self._dice.uniform(0.7, 1.5))
         if not self.over:
             self._network.mend()
 

@@ -53,6 +53,7 @@ class World:
     members: dict[int, Member]
     faults: list[str]
     late: LateAppends
+    timings: Timings
 
 
 class LateAppends(Protocol):
@@ -194,7 +195,7 @@ class Member:
                 store.group, store, sink, clock, pull_image=self._pull_image, fatal=_fatal
             )
             machine = WatchedMachine(self, number, replica)
-            group = hub.open(number, voters, machine, Timings())
+            group = hub.open(number, voters, machine, self.world.timings)
             replica.attach(group)
             self.replicas[number], self.groups[number] = replica, group
         self.wake()

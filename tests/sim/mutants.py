@@ -481,4 +481,4 @@ def search(name: str, seeds: range) -> None:
 
 if __name__ == "__main__":
     for wanted in sys.argv[1:] or list(MUTANTS):
-        search(wanted, range(60))
+        search(wanted, range(24))

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from cluster.raft import journal
+from cluster.raft.core import Timings
 from kalamdb.errors import KalamError
 from kalamdb.model.ids import SLOTS, GroupId, Partition, TenantId, slot_of, tenant_partition
 from kalamdb.model.work import OpenSlots, PutFence, TrimBefore
@@ -108,7 +109,18 @@ class Simulation:
         network = Network(timeline, dice)
         self.members: dict[int, Member] = {}
         late = HeldAppends(dice, share=dice.choice((0.0, 0.0, 0.02)))
-        world = World(timeline, dice, network, self.references, self.members, self._errors, late)
+        # No promise may rest on how soon a leader that is cut off notices.
+        timings = Timings(fallback_s=dice.choice((1.0, 1.0, 4.0)))
+        world = World(
+            timeline=timeline,
+            dice=dice,
+            network=network,
+            references=self.references,
+            members=self.members,
+            faults=self._errors,
+            late=late,
+            timings=timings,
+        )
         # An hour ends during the run in most seeds, so that changes can be trimmed.
         start_ms = FIRST_WALL_MS - dice.randrange(2_000, 12_000)
         for node in nodes:
