@@ -224,6 +224,8 @@ def common(left: ColumnType, right: ColumnType) -> tuple[Convert | None, Convert
     if a is b or (a in TEXTS and b in TEXTS) or (a in MOMENTS and b in MOMENTS):
         return None, None
     if left.is_numeric and right.is_numeric:
+        if Kind.DECIMAL in (a, b) and (a in FLOATS or b in FLOATS):
+            raise NotCompilable("comparing DECIMAL with a float")  # the engine rounds the float
         if a in FLOATS or b in FLOATS:
             return (None if a in FLOATS else float), (None if b in FLOATS else float)
         return None, None  # int and Decimal compare exactly

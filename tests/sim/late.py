@@ -32,7 +32,7 @@ class HeldAppends:
                 payloads.append(payload)
             if self._dice.random() < 0.85:
                 return None
-        elif payload is not None:
+        elif payload is not None or term < held_term:
             return payload
         # Its own leadership goes on, or another one gets them: in the order they were decided.
         first = payloads.pop(0)
