@@ -207,8 +207,11 @@ def _read_generated(reader: Reader, column: ColumnSyntax) -> None:
     column.numbered = True
 
 
-_DEFAULT_ENDS = ("DEFAULT", "NOT", "NULL", "PRIMARY", "UNIQUE", "CHECK", "REFERENCES", "CONSTRAINT",
-                 "COLLATE", "GENERATED", "AUTO_INCREMENT", "AUTOINCREMENT", "COMMENT", "ON")  # fmt: skip
+_DEFAULT_ENDS_TEXT = """
+DEFAULT NOT NULL PRIMARY UNIQUE CHECK REFERENCES CONSTRAINT COLLATE GENERATED AUTO_INCREMENT
+AUTOINCREMENT COMMENT ON
+"""
+_DEFAULT_ENDS = _DEFAULT_ENDS_TEXT.split()
 
 
 def _read_default(reader: Reader) -> Fragment:

@@ -225,7 +225,6 @@ def _case(node: Any, scope: Scope) -> Compiled:
         at,
         constant=all(part.constant for part in parts),
         needs_env=any(part.needs_env for part in parts),
-        computed=any(part.computed for part in results),
     )
 
 

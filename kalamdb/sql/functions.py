@@ -247,7 +247,6 @@ def _coalesce(node: Any, scope: Scope, compile_node: Compile) -> Compiled:
         at,
         constant=all(part.constant for part in results),
         needs_env=any(part.needs_env for part in results),
-        computed=any(part.computed for part in results),
     )
 
 
@@ -271,7 +270,6 @@ def _nullif(node: Any, scope: Scope, compile_node: Compile) -> Compiled:
         at,
         constant=left.constant and right.constant,
         needs_env=left.needs_env or right.needs_env,
-        computed=left.computed,
     )
 
 

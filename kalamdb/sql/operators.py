@@ -39,16 +39,6 @@ COMPARE: dict[str, Test] = {
 SWAPPED = {"=": "=", "<>": "<>", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
 
-def _total(test: Test) -> Test:
-    """NaN equals itself and is above every number, as in the engine and in PostgreSQL."""
-
-    def compare(a: float, b: float) -> bool:
-        return test((a != a, 0.0 if a != a else a), (b != b, 0.0 if b != b else b))
-
-    return compare
-
-
-_TOTAL = {name: _total(test) for name, test in COMPARE.items()}
 _WIDE = Context(prec=76)
 _DECIMAL_LIMIT = 10**38
 
@@ -60,7 +50,7 @@ def compare(op: str, left: Compiled, right: Compiled) -> Compiled:
     """left op right, of any two expressions."""
     if left.type is None or right.type is None:
         return constant(BOOLEAN, None)
-    test = (_TOTAL if left.computed or right.computed else COMPARE)[op]
+    test = COMPARE[op]
     convert_left, convert_right = common(left.type, right.type)
 
     def at(env: Env) -> Function:
@@ -115,7 +105,7 @@ def compare_literal(op: str, left: Compiled, operand: Constant | Param) -> Compi
     if left.type is None:
         return constant(BOOLEAN, None)
     column_type = left.type
-    test = (_TOTAL if left.computed else COMPARE)[op]
+    test = COMPARE[op]
     prepared: tuple[Any, Convert | None] | None = None
     if isinstance(operand, Constant):
         check_literal(column_type, operand.value)
@@ -230,7 +220,7 @@ def arithmetic(op: str, left: Compiled, right: Compiled) -> Compiled:
     if a in FLOATS or b in FLOATS:
         if Kind.DOUBLE not in (a, b):
             raise NotCompilable(f"{left.type.sql} {op} {right.type.sql}")
-        return _binary(_float_operation(op), DOUBLE, left, right, float_result=True)
+        return _binary(_float_operation(op), DOUBLE, left, right)
     return _binary(_decimal_operation(op), _decimal_type(op, left.type, right.type), left, right)
 
 
@@ -239,8 +229,6 @@ def _binary(
     result: ColumnType,
     left: Compiled,
     right: Compiled,
-    *,
-    float_result: bool = False,
 ) -> Compiled:
     def at(env: Env) -> Function:
         a, b = left.at(env), right.at(env)
@@ -259,7 +247,6 @@ def _binary(
         at,
         constant=left.constant and right.constant,
         needs_env=left.needs_env or right.needs_env,
-        computed=float_result,
     )
 
 
@@ -327,7 +314,10 @@ def _float_operation(op: str) -> Callable[[Any, Any], float]:
     compute = _FLOAT[op]
 
     def operate(a: Any, b: Any) -> float:
-        return compute(float(a), float(b))
+        result = compute(float(a), float(b))
+        if result != result:
+            raise QueryFailed(f"{a} {op} {b} is not a number")
+        return result
 
     return operate
 
@@ -396,5 +386,4 @@ def applied(inner: Compiled, result: ColumnType, function: Callable[[Any], Any])
         at,
         constant=inner.constant,
         needs_env=inner.needs_env,
-        computed=inner.computed and result.kind in FLOATS,
     )

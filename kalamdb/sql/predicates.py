@@ -126,8 +126,6 @@ def member(node: Any, scope: Scope, compile_node: Compile) -> Compiled:
 def _in_literals(left: Compiled, operands: Sequence[Constant | Param]) -> Compiled:
     if left.type is None:
         return constant(BOOLEAN, None)
-    if left.computed:
-        return connect([compare_literal("=", left, operand) for operand in operands], decisive=True)
     column_type = left.type
     fixed: list[tuple[Any, Any]] = []
     for operand in operands:

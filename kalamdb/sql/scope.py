@@ -47,7 +47,7 @@ class Compiled:
     """`type` None is NULL without a type.
 
     `constant`: does not look at the row. `needs_env`: looks at the environment. `column`: is just
-    this column of the row, in stored form. `computed`: a float that may be NaN or infinite.
+    this column of the row, in stored form.
     """
 
     type: ColumnType | None
@@ -55,7 +55,6 @@ class Compiled:
     constant: bool = False
     needs_env: bool = False
     column: int | None = None
-    computed: bool = False
 
 
 def constant(column_type: ColumnType | None, value: Any) -> Compiled:

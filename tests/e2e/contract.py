@@ -194,7 +194,9 @@ class Live:
 
 
 @contextlib.asynccontextmanager
-async def live(client: Client, *, query: str = "", compression: str = "gzip") -> AsyncIterator[Live]:
+async def live(
+    client: Client, *, query: str = "", compression: str = "gzip"
+) -> AsyncIterator[Live]:
     """A connection authenticated in-band as `client`."""
     async with client.http.ws_connect(f"{client.url}/v1/ws{query}") as ws:
         speaker = Live(ws)

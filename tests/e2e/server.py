@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import json
 import os
 import signal
 import socket
@@ -58,8 +60,10 @@ class Client:
         body: dict[str, Any] = {"sql": sql, **fields}
         if params is not None:
             body["params"] = params
+        headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
+        payload = io.BytesIO(json.dumps(body).encode())
         async with self.http.post(
-            f"{self.url}/v1/api/sql", json=body, headers={"Authorization": f"Bearer {self.token}"}
+            f"{self.url}/v1/api/sql", data=payload, headers=headers
         ) as response:
             return Answer(response.status, await response.json())
 

@@ -129,7 +129,9 @@ class Nemesis:
         """Halves, the leader alone, one direction only, or a node that hears but is not heard."""
         one = self._leader() if self._dice.random() < 0.8 else self._some(1)[0]
         others = [node for node in self._members if node != one.node]
-        shape = self._dice.choice(("alone", "alone", "alone", "alone", "deaf", "mute", "link", "oneway"))
+        shape = self._dice.choice(
+            ("alone", "alone", "alone", "alone", "deaf", "mute", "link", "oneway")
+        )
         inward = [(other, one.node) for other in others]
         outward = [(one.node, other) for other in others]
         match shape:
@@ -146,7 +148,9 @@ class Nemesis:
                 cut = [(one.node, self._dice.choice(others))]
         self._hit(f"part {shape}")
         self._network.cut(*cut)
-        await self._calls.pause(self._dice.choice((0.3, 1.5, 2.0, 3.0)) * self._dice.uniform(0.7, 1.5))
+        await self._calls.pause(
+            self._dice.choice((0.3, 1.5, 2.0, 3.0)) * self._dice.uniform(0.7, 1.5)
+        )
         if not self.over:
             self._network.mend()
 
@@ -248,6 +252,4 @@ class Nemesis:
 def _won(member: Member, terms: dict[int, int]) -> bool:
     """The member leads a group in a newer term than `terms` has."""
     found = [(number, group.status()) for number, group in member.groups.items()]
-    return any(
-        status.role == "leader" and status.term > terms[number] for number, status in found
-    )
+    return any(status.role == "leader" and status.term > terms[number] for number, status in found)

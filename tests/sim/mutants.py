@@ -340,7 +340,7 @@ class _Deaf:
 
 
 @mutant
-def leader_keeps_streams_and_chains() -> list[Any]:
+def deposed_leader_is_not_told() -> list[Any]:
     """§1 a deposed leader's sequencer ends with its term: it must not answer from what it had."""
     return [patch.object(Group, "_resign", _resign_quietly)]
 
@@ -384,19 +384,6 @@ def read_index_of_old_answers() -> list[Any]:
 def cuts_on_duplicates() -> list[Any]:
     """raft.md hole 1: entries that match are not cut."""
     return [patch.object(transport, "_common", lambda held, entries: 0)]
-
-
-@mutant
-def image_cuts_the_tail() -> list[Any]:
-    """§11 the log suffix is kept when our entry at (index, term) matches (P14)."""
-
-    def installed(self: Group, index: int, term: int) -> None:
-        self.guard.installing = False
-        self.journal.reset(index, term)
-        self._core.installed(index)
-        self.guard.installed(index)
-
-    return [patch.object(Group, "_installed", installed)]
 
 
 @mutant

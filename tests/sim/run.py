@@ -99,7 +99,14 @@ def small_log() -> Iterator[None]:
 class Simulation:
     """See the module."""
 
-    def __init__(self, seed: int, *, nodes: tuple[int, ...] = NODES, verbose: bool = False) -> None:
+    def __init__(
+        self,
+        seed: int,
+        *,
+        nodes: tuple[int, ...] = NODES,
+        timings: Timings | None = None,
+        verbose: bool = False,
+    ) -> None:
         self.seed = seed
         self._dice = dice = Random(seed)
         self.timeline = timeline = Timeline(verbose=verbose)
@@ -110,7 +117,7 @@ class Simulation:
         self.members: dict[int, Member] = {}
         late = HeldAppends(dice, share=dice.choice((0.0, 0.0, 0.02)))
         # No promise may rest on how soon a leader that is cut off notices.
-        timings = Timings(fallback_s=dice.choice((1.0, 1.0, 4.0)))
+        drawn = Timings(fallback_s=dice.choice((1.0, 1.0, 4.0)))
         world = World(
             timeline=timeline,
             dice=dice,
@@ -119,7 +126,7 @@ class Simulation:
             members=self.members,
             faults=self._errors,
             late=late,
-            timings=timings,
+            timings=timings or drawn,
         )
         # An hour ends during the run in most seeds, so that changes can be trimmed.
         start_ms = FIRST_WALL_MS - dice.randrange(2_000, 12_000)
@@ -127,12 +134,12 @@ class Simulation:
             clock = NodeClock(timeline, start_ms, dice.choice((0, 0, -200, 100, 1500)))
             self.members[node] = Member(world, node, groups, clock)
         self._clients_loop = Loop(timeline, Life(), self._errors)
-        self._calls = Calls(timeline, dice, self._clients_loop)
+        self.calls = Calls(timeline, dice, self._clients_loop)
         self.history = History()
         places = [Place(partition, group) for partition, group in _partitions(groups)]
-        self.desk = Desk(timeline, dice, self._calls, self.members, places, self.history)
-        self.nemesis = Nemesis(timeline, dice, self._calls, network, self.members)
-        self._network = network
+        self.desk = Desk(timeline, dice, self.calls, self.members, places, self.history)
+        self.nemesis = Nemesis(timeline, dice, self.calls, network, self.members)
+        self.network = network
 
     # The run.
 
@@ -151,27 +158,20 @@ class Simulation:
         report.hits = self.nemesis.hits
         report.images = sum(member.images for member in self.members.values())
         report.void = sum(reference.void for reference in self.references.values())
-        report.frames = self._network.frames
+        report.frames = self.network.frames
         return report
 
     def _play(self, report: Report) -> None:
         timeline = self.timeline
-        for member in self.members.values():
-            member.on_start = tell_positions_later
-            member.start()
-        for group in self.references:
-            ready = self._spawn(self._put_schema(group))
-            if not timeline.run(10.0, ready.done):
-                raise Violation(f"group {group} did not take its schema within 10 s")
-            ready.result()
-        clients = [self._spawn(work_on(self.desk, mix)) for mix in CLIENTS]
+        self.begin()
+        clients = [self.spawn(work_on(self.desk, mix)) for mix in CLIENTS]
         for place in self.desk.places:
             for _ in range(2):
                 subscription = Subscription(len(self.history.subscriptions), place.partition)
                 self.history.subscriptions.append(subscription)
-                self._spawn(subscribe(self.desk, place, subscription))
-        self._spawn(self.nemesis.run())
-        self._spawn(self._trim())
+                self.spawn(subscribe(self.desk, place, subscription))
+        self.spawn(self.nemesis.run())
+        self.spawn(self._trim())
         timeline.run(LOAD_S)
         self.desk.closed = True
         timeline.note("heal")
@@ -179,7 +179,7 @@ class Simulation:
         if not timeline.run(ENDING_S * 2, lambda: all(client.done() for client in clients)):
             raise Violation("a client still waits for an answer long after everything healed")
         calm_from_s = timeline.now_s
-        reads = self._spawn(self._read_all())
+        reads = self.spawn(self._read_all())
         if not timeline.run(CALM_S_MAX, reads.done):
             raise Violation(f"no final reads within {CALM_S_MAX} s of calm: {self._status()}")
         reads.result()
@@ -189,7 +189,18 @@ class Simulation:
             pass  # the feed checker names what is missing
         report.calm_s = timeline.now_s - calm_from_s
 
-    def _spawn(self, work):
+    def begin(self) -> None:
+        """All members start, each group takes its schema."""
+        for member in self.members.values():
+            member.on_start = tell_positions_later
+            member.start()
+        for group in self.references:
+            ready = self.spawn(self._put_schema(group))
+            if not self.timeline.run(10.0, ready.done):
+                raise Violation(f"group {group} did not take its schema within 10 s")
+            ready.result()
+
+    def spawn(self, work):
         task = self._clients_loop.create_task(work)
         task.add_done_callback(_surface)
         return task
@@ -201,25 +212,25 @@ class Simulation:
             while True:
                 member = hints.pick(group)
                 try:
-                    await self._calls.call(
+                    await self.calls.call(
                         member, lambda there, work=work: calls.write(there, group, work, None)
                     )
                     hints.learn(group, member, good=True)
                     break
                 except (KalamError, Refused, Lost):
                     hints.learn(group, member, good=False)
-                    await self._calls.pause(0.05)
+                    await self.calls.pause(0.05)
 
     async def _trim(self) -> None:
         """The retention job: now and then the changes of past hours may go."""
         hints = Hints(self.desk, WRITER)
         while not self.desk.closed:
-            await self._calls.pause(self._dice.uniform(0.5, 3.0))
+            await self.calls.pause(self._dice.uniform(0.5, 3.0))
             group = self._dice.choice(sorted(self.references))
             member = hints.pick(group)
             hour = (member.clock.wall_ms() - 1_704_067_200_000) // 3_600_000
             try:
-                await self._calls.call(
+                await self.calls.call(
                     member,
                     lambda there, group=group, hour=hour: calls.write(
                         there, group, TrimBefore(hour, 0), None
@@ -246,7 +257,7 @@ class Simulation:
                 if read.result is Result.OK:
                     break
                 self.history.operations.pop()
-                await self._calls.pause(0.05)
+                await self.calls.pause(0.05)
 
     def _is_equal(self) -> bool:
         if not all(member.up for member in self.members.values()):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from aiohttp import web
 
@@ -18,6 +18,7 @@ from kalamdb.edge.http import sql
 from kalamdb.edge.http.admin import AdminEdge, NodeView
 from kalamdb.edge.http.auth import AuthEdge
 from kalamdb.edge.http.cors import Cors, Handler
+from kalamdb.edge.http.listener import Listener
 from kalamdb.edge.http.origin import Origins
 from kalamdb.edge.http.replies import reply
 from kalamdb.edge.http.sql import Executes, Rates, SqlEdge
@@ -28,6 +29,8 @@ from kalamdb.session.auth import Authenticator
 
 STRANGER_BURST_S = 5.0
 USER_BURST_S = 2.0
+NO_HEAD = frozenset({"/v1/ws"})
+_REFUSED_UPGRADE = {403: "CORS_ORIGIN_DENIED", 503: "OVERLOADED"}
 
 
 class WebSockets(Protocol):
@@ -75,7 +78,12 @@ def build_app(parts: HttpParts, settings: Settings, clock: Clock) -> web.Applica
     app = web.Application(client_max_size=settings.limits.max_body_bytes)
     for method, path, handler in routes:
         app.router.add_route(method, path, cors.wrap(handler))
-    methods = {path: method for method, path, _ in routes}
+        if method == "GET" and path not in NO_HEAD:
+            app.router.add_route("HEAD", path, cors.wrap(handler))
+    methods = {
+        path: "GET, HEAD" if method == "GET" and path not in NO_HEAD else method
+        for method, path, _ in routes
+    }
     app.router.add_route("*", "/{path:.*}", cors.wrap(_elsewhere(methods, cors)))
     return app
 
@@ -85,17 +93,17 @@ async def serve(app: web.Application, host: str, port: int, settings: Settings) 
 
     Raises: OSError when the address is taken.
     """
+    options: dict[str, Any] = {
+        "access_log": None,
+        "keepalive_timeout": settings.http.keepalive_s,
+        "max_line_size": settings.http.max_header_bytes,
+        "max_field_size": settings.http.max_header_bytes,
+    }
     runner = web.AppRunner(
-        app,
-        access_log=None,
-        handle_signals=False,
-        keepalive_timeout=settings.http.keepalive_s,
-        max_line_size=settings.http.max_header_bytes,
-        max_field_size=settings.http.max_header_bytes,
-        shutdown_timeout=settings.server.shutdown_timeout_s,
+        app, handle_signals=False, shutdown_timeout=settings.server.shutdown_timeout_s, **options
     )
     await runner.setup()
-    await web.TCPSite(runner, host, port, backlog=1024).start()
+    await Listener(runner, host, port, options).start()
     return runner
 
 
@@ -118,9 +126,15 @@ def _origin_checked(
     async def checked(request: web.Request) -> web.StreamResponse:
         origin = request.headers.get("Origin")
         own = origin is None or origin.partition("://")[2] == request.headers.get("Host")
-        if origin is None or own or cors.off or cors.allows(origin):
+        if not (origin is None or own or cors.off or cors.allows(origin)):
+            message = "this origin may not call"
+            return reply({"error": "CORS_ORIGIN_DENIED", "message": message}, 403)
+        try:
             return await handler(request)
-        return reply({"error": "CORS_ORIGIN_DENIED", "message": "this origin may not call"}, 403)
+        except web.HTTPException as error:
+            word = _REFUSED_UPGRADE.get(error.status, "INVALID_INPUT")
+            extra = {"Retry-After": "1"} if error.status == 503 else None
+            return reply({"error": word, "message": error.text}, error.status, extra)
 
     return checked
 

@@ -16,6 +16,12 @@ async def read_body(request: web.BaseRequest, max_bytes: int) -> bytes:
 
     The application's `client_max_size` bounds what is read; `max_bytes` may be less.
     """
+    said = request.content_length
+    if said is not None and said > max_bytes:
+        raise _too_large(request, max_bytes)
+    packing = request.headers.get("Content-Encoding")
+    if packing is not None and packing.lower() not in ("identity", "gzip", "deflate"):
+        raise MalformedRequest(f"Content-Encoding {packing} is not accepted; send the body as it is")
     content = request.content
     try:
         # Small bodies came with their headers: taking them costs no turn of the loop.

@@ -18,6 +18,7 @@ from kalamdb.errors import (
     UnknownTable,
     ValueOutOfRange,
 )
+from kalamdb.model.ids import Seq
 from kalamdb.model.keys import encode_key
 from kalamdb.model.types import BIGINT, INT, TEXT
 from kalamdb.sql.analyze import describe_path
@@ -80,7 +81,7 @@ def test_the_whole_primary_key_is_a_point_read(where: str) -> None:
     assert list(found.keys(env(None))) == []
     assert list(found.keys(env(1 << 70))) == []
     assert found.where is None
-    assert found.project(MESSAGE, 9) == ["5", "hello"]
+    assert found.project(MESSAGE, Seq(9)) == ["5", "hello"]
 
 
 @pytest.mark.parametrize("value", ["x", True, [1], {"a": 1}])
@@ -105,7 +106,7 @@ def test_the_star_is_the_columns_and_then_the_system_columns() -> None:
         "_seq",
         "_deleted",
     ]
-    assert found.project(MESSAGE, 9) == [
+    assert found.project(MESSAGE, Seq(9)) == [
         "5", "r", "bob", "hello", 1_000_000, "1.50", 3, "9", False
     ]  # fmt: skip
     assert found.output[0].flags == ("pk", "nn", "uq")
@@ -116,9 +117,9 @@ def test_the_star_is_the_columns_and_then_the_system_columns() -> None:
 def test_the_rest_of_the_where_is_a_filter() -> None:
     found = point("SELECT id FROM messages m WHERE m.likes > $2 AND id = $1 AND body LIKE 'h%'")
     assert found.where is not None
-    assert found.where(env(5, 2))(MESSAGE, 9) is True
-    assert not found.where(env(5, 3))(MESSAGE, 9)
-    assert not found.where(env(5, None))(MESSAGE, 9)
+    assert found.where(env(5, 2))(MESSAGE, Seq(9)) is True
+    assert not found.where(env(5, 3))(MESSAGE, Seq(9))
+    assert not found.where(env(5, None))(MESSAGE, Seq(9))
 
 
 def test_expressions_and_aliases_of_a_point_read() -> None:
@@ -126,7 +127,7 @@ def test_expressions_and_aliases_of_a_point_read() -> None:
         'SELECT likes + 1, upper(body) AS Loud, price * 2 AS "Twice", _seq FROM messages WHERE id = 5'
     )
     assert [column.name for column in found.output] == ["likes + 1", "loud", "Twice", "_seq"]
-    assert found.project(MESSAGE, 9) == ["4", "HELLO", "3.00", "9"]
+    assert found.project(MESSAGE, Seq(9)) == ["4", "HELLO", "3.00", "9"]
 
 
 def test_keys_of_several_columns() -> None:
@@ -254,7 +255,7 @@ def test_the_hidden_key_is_always_drawn() -> None:
     assert found.rows(env()) == [{1: "a"}, {1: "b"}]
     assert found.returning is not None
     assert found.returning.columns == ("line", "_seq", "_deleted")
-    assert found.returning.project({0: 77, 1: "a"}, 9) == ("a", "9", False)
+    assert found.returning.project({0: 77, 1: "a"}, Seq(9)) == ("a", "9", False)
 
 
 def test_values_are_computed_where_they_can_be() -> None:
@@ -378,7 +379,7 @@ def test_an_update_by_key() -> None:
     assert changed == {1: 5, 2: "r", 3: "bob", 5: 1_000_000, 6: "2.00", 7: 5}
     assert MESSAGE[7] == 3
     assert found.returning is not None
-    assert found.returning.project(changed, 9) == ("5", 5)
+    assert found.returning.project(changed, Seq(9)) == ("5", 5)
 
 
 def test_set_converts_to_the_column() -> None:
@@ -413,17 +414,17 @@ def test_a_condition_without_the_key_is_a_scan() -> None:
     assert found.change is None
     assert found.where is not None
     test = found.where(env("r"))
-    assert test(MESSAGE, 9)
-    assert test({1: 1, 2: "r", 7: 0}, 9)
-    assert not test({1: 1, 2: "r", 7: 0, 4: "x"}, 9)
+    assert test(MESSAGE, Seq(9))
+    assert test({1: 1, 2: "r", 7: 0}, Seq(9))
+    assert not test({1: 1, 2: "r", 7: 0, 4: "x"}, Seq(9))
     assert change("DELETE FROM messages WHERE true").keys is None
 
 
 def test_the_seq_of_a_row_is_seen_by_conditions() -> None:
     found = change("DELETE FROM messages WHERE _seq < '100' AND NOT _deleted")
     assert found.where is not None
-    assert found.where(env())(MESSAGE, 99) is True
-    assert found.where(env())(MESSAGE, 100) is False
+    assert found.where(env())(MESSAGE, Seq(99)) is True
+    assert found.where(env())(MESSAGE, Seq(100)) is False
 
 
 def test_what_is_not_compiled_goes_through_the_engine() -> None:
