@@ -211,7 +211,9 @@ class Machine:
         ]
         if not found:
             return []
-        images = dict(puts)
+        # A trim further on in the same batch (a member that lags) takes versions out again; the
+        # changes before it still need them.
+        images = {key: value for key, value in puts if value is not None}
         return [_change(images, self._store.group, key=key, value=value) for key, value in found]
 
     def statistics(self) -> MachineStatistics:
@@ -222,9 +224,7 @@ def is_closed(fence: bytes) -> bool:
     return decode_fence(fence).state is not FenceState.ACTIVE
 
 
-def _change(
-    images: dict[bytes, bytes | None], group: GroupId, *, key: bytes, value: bytes
-) -> Change:
+def _change(images: dict[bytes, bytes], group: GroupId, *, key: bytes, value: bytes) -> Change:
     op, prev_seq, before_seq, last_of_txn, pk = codec.decode_change(value)
     chain = keys.chain_of_change(key)
     seq = Seq(keys.U64.unpack_from(key, len(key) - 8)[0])
@@ -244,11 +244,10 @@ def _change(
     )
 
 
-def _image(images: dict[bytes, bytes | None], chain: bytes, pk: bytes, seq: Seq) -> Row:
+def _image(images: dict[bytes, bytes], chain: bytes, pk: bytes, seq: Seq) -> Row:
     """The version of `seq`: superseded in this batch, or still the newest after it."""
     kept = images.get(_HISTORY + chain + pk + keys.U64.pack(seq))
     raw = images[_ROW + chain + pk] if kept is None else codec.decode_history(kept)[1]
-    assert raw is not None
     assert codec.row_seq(raw) == seq
     row = codec.decode_row(raw)[1]
     assert row is not None

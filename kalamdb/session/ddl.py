@@ -46,7 +46,9 @@ class HasNamespace(Protocol):
 
 
 class Definitions:
-    """Executes DDL for sessions; `hash_password` runs off the loop and checks the password rules."""
+    """Executes DDL for sessions; `hash_password` runs off the loop and checks the password
+    rules.
+    """
 
     def __init__(
         self,

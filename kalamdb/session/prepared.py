@@ -1,7 +1,7 @@
 """Statements that were parsed, permitted and bound once, kept by text.
 
-The key is (text, namespace); an entry is good for one catalog version. This cache is why a repeated
-insert or point read never parses a second time.
+The key is (text, namespace); an entry is good while its tables are what they were. This cache is
+why a repeated insert or point read never parses a second time.
 """
 
 from __future__ import annotations
@@ -65,9 +65,20 @@ class PreparedCache:
         self._entries: dict[tuple[str, str], Prepared] = {}
         self._entries_max = entries_max
 
-    def get(self, text: str, namespace: str, version: int) -> Prepared | None:
+    def get(self, text: str, namespace: str, catalog: CatalogView) -> Prepared | None:
+        """The statement if it is good for `catalog`.
+
+        A newer catalog often differs in users only: when the tables are the same objects, names
+        resolve as before.
+        """
         found = self._entries.get((text, namespace))
-        return found if found is not None and found.version == version else None
+        if found is None or found.version == catalog.version:
+            return found
+        tables = catalog.tables_by_id
+        if all(tables.get(table.id) is table for table in found.tables):
+            found.version = catalog.version
+            return found
+        return None
 
     def put(self, text: str, namespace: str, prepared: Prepared) -> None:
         if len(text) > TEXT_LENGTH_MAX:

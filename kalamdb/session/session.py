@@ -150,7 +150,7 @@ class Session:
         started_s = self._clock.monotonic_s()
         run = _Run(principal, request, request.namespace_id or DEFAULT_NAMESPACE, {})
         try:
-            prepared = self._prepared.get(request.sql, run.namespace, self._groups.catalog.version)
+            prepared = self._prepared.get(request.sql, run.namespace, self._groups.catalog)
             if prepared is not None:
                 self.statements += 1
                 answer = await self._data(run, prepared)

@@ -71,7 +71,7 @@ def connect(parts: Sequence[Compiled], *, decisive: bool) -> Compiled:
                 if value is None:
                     result = None
                 elif not value:
-                    return False
+                    result = False
             return result
 
         return all_of

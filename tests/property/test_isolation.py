@@ -81,7 +81,7 @@ def steps_of(moves: list[tuple[bool, int, int]], cast: Cast) -> list[Step]:
 
 @pytest.mark.asyncio(loop_scope="module")
 # Not made smaller: the first answer that differs says more than the shortest history.
-@settings(max_examples=150, phases=(Phase.generate,))
+@settings(max_examples=100, phases=(Phase.generate,))
 @given(moves=MOVES, pair=st.sampled_from(PAIRS), role=ROLES)
 async def test_a_sees_the_same_without_b(
     pools: tuple[EnginePool, EnginePool],

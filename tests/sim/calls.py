@@ -1,10 +1,11 @@
 """Calls of clients to members, and what a member does with them.
 
-A call takes time to arrive and to come back; a member that dies meanwhile breaks the connection, and then
-nobody knows. Clients reach every member always: a partition is between members only, so that a leader that
-is cut off is asked too.
+A call takes time to arrive and to come back; a member that dies meanwhile breaks the connection,
+and then nobody knows. Clients reach every member always: a partition is between members only, so
+that a leader that is cut off is asked too.
 
-Keeps: `Refused` means that the call never reached a process; everything else that is no answer is `Lost`.
+Keeps: `Refused` means that the call never reached a process; everything else that is no answer is
+`Lost`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Clients: each calls again and again, with retries where a retry is allowed, and writes down what it saw.
+"""Clients: each calls again and again, with retries where a retry is allowed, and writes down what
+it saw.
 
-Keeps: an operation is `FAILED` only if every attempt was answered as surely not done; after an attempt
-nobody knows about it is `UNKNOWN`, unless a retry under the same request id was answered.
+Keeps: an operation is `FAILED` only if every attempt was answered as surely not done; after an
+attempt nobody knows about it is `UNKNOWN`, unless a retry under the same request id was answered.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """How one client behaves: weights of INSERT, APPEND, DELETE, READ, how sure it is of its hints, how
-    long it waits for an answer.
+    """How one client behaves: weights of INSERT, APPEND, DELETE, READ, how sure it is of its hints,
+    how long it waits for an answer.
     """
 
     weights: tuple[int, int, int, int]

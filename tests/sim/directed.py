@@ -1,4 +1,5 @@
-"""Two situations by hand, where chance seldom leads: a leader that is cut off and does not know it yet.
+"""Two situations by hand, where chance seldom leads: a leader that is cut off and does not know it
+yet.
 
 Keeps: what a leader that is cut off answers must be true of the committed log, or be no answer.
 """
@@ -31,7 +32,7 @@ class CutOff:
             self.old = self._leader()
             others = [node for node in world.members if node != self.old.node]
             cut = [(self.old.node, node) for node in others]
-            world.network.cut(*cut, *[pair[::-1] for pair in cut])
+            world.network.cut(*cut, *[(node, self.old.node) for node in others])
             assert world.timeline.run(10.0, lambda: self._leader() is not self.old)
             self.new = self._leader()
             row = InsertRows(TABLE, place.partition, [new_row(KEY, 1, None)])

@@ -155,8 +155,8 @@ class Nemesis:
             self._network.mend()
 
     async def bridge(self) -> None:
-        """Nobody leads, then two reach only the third; it dies as soon as its vote has made one of them
-        lead, and comes back to the other.
+        """Nobody leads, then two reach only the third; it dies as soon as its vote has made one of
+        them lead, and comes back to the other.
         """
         self._hit("bridge")
         third, one, other = self._some(3)

@@ -1,7 +1,7 @@
 """What clients and subscribers saw, in virtual time: the only input of the checkers beside the log.
 
-A row of the simulated table is a list of operation numbers (each write adds its own), so every write is
-told apart from every other in whatever is read, committed or streamed.
+A row of the simulated table is a list of operation numbers (each write adds its own), so every
+write is told apart from every other in whatever is read, committed or streamed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from kalamdb.model.ids import Partition, Seq
 OPEN_END_S = float("inf")
 
 Elements = tuple[int, ...]
+
+NO_SEQ = Seq(0)
 
 
 class Kind(Enum):
@@ -36,7 +38,8 @@ class Result(Enum):
 class Operation:
     """One call of a client, retries included.
 
-    `found` is what a read or RETURNING gave: the row's elements, None for no row. `seq` is the outcome's.
+    `found` is what a read or RETURNING gave: the row's elements, None for no row. `seq` is the
+    outcome's.
     """
 
     number: int
@@ -50,7 +53,7 @@ class Operation:
     result: Result = Result.UNKNOWN
     affected: int = 0
     found: Elements | None = None
-    seq: Seq = Seq(0)
+    seq: Seq = NO_SEQ
     attempts: int = 0
 
     @property

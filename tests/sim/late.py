@@ -1,7 +1,9 @@
-"""A log that hands entries over late: it keeps a payload back, and may append it under a later term.
+"""A log that hands entries over late: it keeps a payload back, and may append it under a later
+term.
 
-The log promises to append an entry in the very tick and term in which it was decided. Apply must not depend
-on it: an entry that names another term than its Raft entry's is void on every member (core.md §1).
+The log promises to append an entry in the very tick and term in which it was decided. Apply must
+not depend on it: an entry that names another term than its Raft entry's is void on every member
+(core.md §1).
 """
 
 from __future__ import annotations

@@ -202,7 +202,8 @@ class Member:
 
     def kill(self) -> None:
         """kill -9: what was written stays, also when it was not synced."""
-        assert self.up and self.hub is not None
+        assert self.up
+        assert self.hub is not None
         self.note("kill")
         if self._batch is not None:
             self.disk.die_after(self.world.dice.randint(0, 3))
@@ -262,7 +263,8 @@ class Member:
         self.loop.call_later(dice.uniform(*sync_s), self._written)
 
     def _written(self) -> None:
-        assert self.hub is not None and self._batch is not None
+        assert self.hub is not None
+        assert self._batch is not None
         self.hub.write(self._batch)
         self._busy, self._batch = False, None
         self._finish()
@@ -330,7 +332,9 @@ class Member:
         await over
 
     async def _pull_image(self, group: GroupId, source: int) -> AsyncIterator[image.Pairs]:
-        """Piece by piece from the member `source`, which may die or become unreachable meanwhile."""
+        """Piece by piece from the member `source`, which may die or become unreachable
+        meanwhile.
+        """
         dice, network = self.world.dice, self.world.network
         there = self.world.members[source]
         life = there.life

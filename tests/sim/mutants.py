@@ -1,7 +1,8 @@
 """Clauses of the protocol, each left out: what a simulated world must notice.
 
-A mutant patches the real classes for the time of a run. Each stands for one rule; its docstring says which.
-`SEEDS` names the seeds that are enough to notice it (`python -m tests.sim.mutants` looks for them again).
+A mutant patches the real classes for the time of a run. Each stands for one rule; its docstring
+says which. `SEEDS` names the seeds that are enough to notice it (`python -m tests.sim.mutants`
+looks for them again).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 
 from cluster.raft import transport
@@ -31,6 +32,7 @@ from kalamdb.errors import NotLeader, Unavailable
 from kalamdb.model import codec, keys
 from kalamdb.model.command import Entry, Outcome
 from kalamdb.model.ids import HOUR_MS, SEQ_TIME_SHIFT, Seq
+from kalamdb.ports import ChangeSink
 from kalamdb.replica.replica import Replica
 from kalamdb.store import changes
 from kalamdb.store.memory import MemoryStore
@@ -318,7 +320,7 @@ def image_leaves_streams() -> list[Any]:
 
     async def image(self: Replica, source: int) -> Any:
         sink = self._sink
-        self._sink = _Deaf(sink)
+        self._sink = cast(ChangeSink, _Deaf(sink))
         try:
             return await original(self, source)
         finally:

@@ -1,7 +1,8 @@
-"""The committed log of a group, as the first member to apply each entry had it, and what follows from it.
+"""The committed log of a group, as the first member to apply each entry had it, and what follows
+from it.
 
-An own reading of the log, beside the code under test: entries are decoded and folded into a dict; every
-member must apply the same entries, and its store must equal the fold at its applied index.
+An own reading of the log, beside the code under test: entries are decoded and folded into a dict;
+every member must apply the same entries, and its store must equal the fold at its applied index.
 
 Keeps: a difference between members raises at once (`Violation`), with the index.
 """

@@ -5,7 +5,8 @@
 3. Within a bound all members must be equal and all subscribers at the end of their chains.
 4. The checkers judge what was seen; a run in which little happened is a fault too.
 
-`replay(seed)` does it again, event for event, and says what is wrong; `run(seed)` returns a `Report`.
+`replay(seed)` does it again, event for event, and says what is wrong; `run(seed)` returns a
+`Report`.
 """
 
 from __future__ import annotations
@@ -79,7 +80,9 @@ def replay(seed: int, trace: bool = False) -> bool:
 
 
 def run(seed: int, *, alone: bool = False, verbose: bool = False) -> Report:
-    """The world of `seed`; `alone` has one member. PYTHONHASHSEED must be 0 for two runs to be one."""
+    """The world of `seed`; `alone` has one member. PYTHONHASHSEED must be 0 for two runs to be
+    one.
+    """
     with small_log():
         simulation = Simulation(seed, nodes=NODES[:1] if alone else NODES, verbose=verbose)
         return simulation.report()
@@ -225,7 +228,7 @@ class Simulation:
         """The retention job: now and then the changes of past hours may go."""
         hints = Hints(self.desk, WRITER)
         while not self.desk.closed:
-            await self.calls.pause(self._dice.uniform(0.5, 3.0))
+            await self.calls.pause(self._dice.uniform(0.2, 2.0))
             group = self._dice.choice(sorted(self.references))
             member = hints.pick(group)
             hour = (member.clock.wall_ms() - 1_704_067_200_000) // 3_600_000

@@ -1,7 +1,8 @@
 """Streams of changes from a member to its subscribers: a small hub of the simulator's own.
 
-A stream is opened at a position, replays the change log up to it while what is published meanwhile waits,
-then follows. Frames reach the subscriber in order; a stream ends once, with the process or by the replica.
+A stream is opened at a position, replays the change log up to it while what is published meanwhile
+waits, then follows. Frames reach the subscriber in order; a stream ends once, with the process or
+by the replica.
 
 Keeps: a stream is handed each change above its position exactly as the replica published it.
 """

@@ -1,7 +1,8 @@
 """Subscribers: each follows one partition through leader changes and crashes, from its own cursor.
 
 1. Begin with a snapshot, once; then frames.
-2. A transaction's frames count when the last of them is here: until then the cursor stands before it.
+2. A transaction's frames count when the last of them is here: until then the cursor stands before
+   it.
 3. Whenever the stream ends (told, broken, or by a whim), resume at some member from the cursor.
 
 Keeps: messages of a stream that was given up are not heard any more.

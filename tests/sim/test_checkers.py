@@ -1,4 +1,6 @@
-"""Each checker finds what it is there for, and only that: histories with a planted violation and without."""
+"""Each checker finds what it is there for, and only that: histories with a planted violation and
+without.
+"""
 
 from __future__ import annotations
 

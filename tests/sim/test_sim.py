@@ -1,4 +1,6 @@
-"""Worlds from seeds keep every promise, can be replayed, and a seed that once failed is run for ever."""
+"""Worlds from seeds keep every promise, can be replayed, and a seed that once failed is run for
+ever.
+"""
 
 from __future__ import annotations
 

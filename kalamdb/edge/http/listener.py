@@ -10,8 +10,12 @@ import asyncio
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from kalamdb.edge.http.replies import reply
+
+
+_THEIR_DOING = (ConnectionError, HttpProcessingError, web.RequestPayloadError)
 
 
 class _Conversation(web.RequestHandler):
@@ -33,6 +37,11 @@ class _Conversation(web.RequestHandler):
             response = reply({"error": "INVALID_INPUT", "message": said}, status)
         response.force_close()
         return response
+
+
+    def log_exception(self, *args: Any, **fields: Any) -> None:
+        if not isinstance(fields.get("exc_info"), _THEIR_DOING):
+            super().log_exception(*args, **fields)
 
 
 class Listener(web.TCPSite):

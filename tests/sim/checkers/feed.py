@@ -1,8 +1,8 @@
 """Each subscriber saw each change of its chain once, in order, from where its stream began.
 
-The reference is the chain as the committed log has it. A stream begins with a snapshot, which must be the
-rows at its seq, or goes on from a cursor; what follows must be the next changes, whatever member serves
-them. At the end nothing of the chain may be missing.
+The reference is the chain as the committed log has it. A stream begins with a snapshot, which must
+be the rows at its seq, or goes on from a cursor; what follows must be the next changes, whatever
+member serves them. At the end nothing of the chain may be missing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Acknowledged writes are in the log once, refused and failed ones never, none twice.
 
-A write is found in the committed log by its operation number, which its rows end with, or by its request
-key. A refusal for a UNIQUE value must be explained by a committed row that had the value meanwhile.
+A write is found in the committed log by its operation number, which its rows end with, or by its
+request key. A refusal for a UNIQUE value must be explained by a committed row that had the value
+meanwhile.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ def faults(operations: list[Operation], references: list[GroupReference]) -> Ite
             case Result.OK if operation.affected > 0:
                 if not places:
                     yield f"{name} was acknowledged at {operation.end_s:.4f} and is lost"
-                elif seqs[operation.number] != operation.seq:
-                    yield f"{name} answered seq {operation.seq}, the log has {seqs[operation.number]}"
+                elif (seq := seqs[operation.number]) != operation.seq:
+                    yield f"{name} answered seq {operation.seq}, the log has {seq}"
             case Result.OK | Result.UNKNOWN:
                 pass
             case Result.FAILED | Result.REFUSED_KEY | Result.REFUSED_UNIQUE:

@@ -1,7 +1,8 @@
 """Linearizability of each key: a search for an order of its operations that explains every answer.
 
-After Wing & Gong (1993) with Lowe's memory of visited states: an operation may take effect at any moment
-between its call and its answer; one whose outcome is unknown at any moment after its call, or never.
+After Wing & Gong (1993) with Lowe's memory of visited states: an operation may take effect at any
+moment between its call and its answer; one whose outcome is unknown at any moment after its call,
+or never.
 
 Keeps: the verdict is a fault, or none; a search that meets its bound is a fault too, never a pass.
 """
@@ -74,7 +75,9 @@ def check(operations: list[Operation], steps_max: int = STEPS_MAX) -> str | None
 
 
 def step(state: State, operation: Operation) -> tuple[bool, State]:
-    """Whether the answer fits `state`, and the state after it. An unknown outcome fits if it can happen."""
+    """Whether the answer fits `state`, and the state after it. An unknown outcome fits if it can
+    happen.
+    """
     known = operation.result is not Result.UNKNOWN
     own = operation.number
     match operation.kind:
@@ -102,7 +105,8 @@ def _end_s(operation: Operation) -> float:
 
 
 def _shown(operation: Operation) -> str:
+    span = f"[{operation.start_s:.4f}, {operation.end_s:.4f}]"
     return (
-        f"{operation.kind.name} {operation.number} [{operation.start_s:.4f}, {operation.end_s:.4f}] "
+        f"{operation.kind.name} {operation.number} {span} "
         f"{operation.result.name} affected={operation.affected} found={operation.found}"
     )

@@ -25,14 +25,17 @@ from kalamdb.sql.statement import CreateTable, Delete, Insert, Select, Update
 NOW_MS = 1_700_000_000_123
 MESSAGES = """CREATE USER TABLE messages (
   id BIGINT PRIMARY KEY DEFAULT SNOWFLAKE_ID(), room TEXT NOT NULL,
-  author TEXT DEFAULT CURRENT_USER, body TEXT, created TIMESTAMP DEFAULT NOW(), price DECIMAL(10,2), likes INT DEFAULT 0,
+  author TEXT DEFAULT CURRENT_USER, body TEXT,
+  created TIMESTAMP DEFAULT NOW(), price DECIMAL(10,2), likes INT DEFAULT 0,
   UNIQUE (room, author), CHECK (likes >= 0))"""
 PAIR = """CREATE SHARED TABLE pair (a INT, b TEXT, c TEXT, PRIMARY KEY (a, b))
   WITH (ACCESS_LEVEL = 'public')"""
 LOGS = "CREATE TABLE logs (line TEXT)"
 EVENTS = "CREATE STREAM TABLE events (kind TEXT, at TIMESTAMP) WITH (TTL_SECONDS = 60)"
 KINDS = """CREATE USER TABLE kinds (
-  id INT PRIMARY KEY, small SMALLINT, i INT, n BIGINT, f DOUBLE, r REAL, d DECIMAL(10,2), s TEXT, t TEXT, b BOOLEAN, ts TIMESTAMP, tz DATETIME, day DATE, tm TIME, u UUID,
+  id INT PRIMARY KEY, small SMALLINT, i INT, n BIGINT, f DOUBLE, r REAL,
+  d DECIMAL(10,2), s TEXT, t TEXT, b BOOLEAN, ts TIMESTAMP, tz DATETIME,
+  day DATE, tm TIME, u UUID,
   raw BYTES, j JSON, e EMBEDDING(2))"""
 ALL = (MESSAGES, PAIR, LOGS, EVENTS, KINDS)
 

@@ -1,4 +1,4 @@
-"""Statements bound to their tables: which path they take, and what the plans do with rows and parameters."""
+"""Bound statements: which path they take, what the plans do with rows and parameters."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def change(sql: str) -> ChangePlan:
     return found
 
 
-# ---- SELECT by key ----------------------------------------------------------------------------------
+# ---- SELECT by key -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,8 @@ def test_the_rest_of_the_where_is_a_filter() -> None:
 
 def test_expressions_and_aliases_of_a_point_read() -> None:
     found = point(
-        'SELECT likes + 1, upper(body) AS Loud, price * 2 AS "Twice", _seq FROM messages WHERE id = 5'
+        'SELECT likes + 1, upper(body) AS Loud, price * 2 AS "Twice", _seq '
+        "FROM messages WHERE id = 5"
     )
     assert [column.name for column in found.output] == ["likes + 1", "loud", "Twice", "_seq"]
     assert found.project(MESSAGE, Seq(9)) == ["4", "HELLO", "3.00", "9"]
@@ -220,7 +221,7 @@ def test_exactly_the_parameters_of_the_statement_are_sent(sql: str, params: Any)
                 raise AssertionError
 
 
-# ---- INSERT -----------------------------------------------------------------------------------------
+# ---- INSERT --------------------------------------------------------------------------------------
 
 
 def test_a_row_gets_its_values_and_then_its_defaults() -> None:
@@ -364,12 +365,13 @@ def test_insert_from_a_select() -> None:
         found.complete(env(), ["r"])
 
 
-# ---- UPDATE, DELETE ---------------------------------------------------------------------------------
+# ---- UPDATE, DELETE ------------------------------------------------------------------------------
 
 
 def test_an_update_by_key() -> None:
     found = change(
-        "UPDATE messages SET likes = likes + $2, body = NULL, price = '2' WHERE id = $1 RETURNING id, likes"
+        "UPDATE messages SET likes = likes + $2, body = NULL, price = '2' WHERE id = $1 "
+        "RETURNING id, likes"
     )
     assert found.keys is not None
     assert found.change is not None

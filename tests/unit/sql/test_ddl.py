@@ -113,7 +113,8 @@ def test_defaults_are_stored_values_of_their_columns() -> None:
         g TIMESTAMP DEFAULT '1970-01-01 00:00:01', h TEXT DEFAULT CURRENT_USER(),
         i UUID DEFAULT UUID_V7(), j TEXT DEFAULT ULID(), k INT DEFAULT 2 + 3 * 4,
         l TEXT DEFAULT 'a' || 'b' NOT NULL, m INT DEFAULT NULL, n DATE DEFAULT DATE '1970-01-02',
-        o TIMESTAMP DEFAULT CURRENT_TIMESTAMP, p JSON DEFAULT '{}', q EMBEDDING(2) DEFAULT '[1,2]')"""
+        o TIMESTAMP DEFAULT CURRENT_TIMESTAMP, p JSON DEFAULT '{}',
+        q EMBEDDING(2) DEFAULT '[1,2]')"""
     )
     found = [column.default for column in table.columns]
     literal = DefaultKind.LITERAL

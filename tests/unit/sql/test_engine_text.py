@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from kalamdb.errors import InvalidParameter, TypeMismatch
+from kalamdb.model.ids import Seq
 from kalamdb.model.principal import Role
 from kalamdb.sql.bound import EngineChangePlan, InsertSelectPlan, ScanSelect
 from tests.unit.sql.tables import NOW_MS, bind, env, rows_of, run, table
@@ -41,7 +42,8 @@ def ask(sql: str, *params: Any, role: Role = Role.USER) -> list[list[Any]]:
         ("SELECT m.id, p.c FROM messages m JOIN pair p ON p.a = m.id ORDER BY 1",
          [[1, "one"], [3, "three"]]),
         ("SELECT messages.id, chat.pair.c FROM chat.messages LEFT JOIN chat.pair "
-         "ON chat.pair.a = chat.messages.id ORDER BY id DESC", [[3, "three"], [2, None], [1, "one"]]),
+         "ON chat.pair.a = chat.messages.id ORDER BY id DESC",
+         [[3, "three"], [2, None], [1, "one"]]),
         ("SELECT room, count(*), sum(likes) AS s FROM messages GROUP BY room ORDER BY room",
          [["a", 2, 12], ["b", 1, 0]]),
         ("SELECT count(*) FROM messages", [[3]]),
@@ -54,7 +56,8 @@ def ask(sql: str, *params: Any, role: Role = Role.USER) -> list[list[Any]]:
         ("SELECT id FROM messages WHERE id IN (SELECT a FROM pair) ORDER BY id", [[1], [3]]),
         ("SELECT id FROM messages m WHERE EXISTS (SELECT 1 FROM pair WHERE a = m.id) ORDER BY id",
          [[1], [3]]),
-        ("SELECT id FROM messages UNION ALL SELECT a FROM pair ORDER BY 1", [[1], [1], [2], [3], [3]]),
+        ("SELECT id FROM messages UNION ALL SELECT a FROM pair ORDER BY 1",
+         [[1], [1], [2], [3], [3]]),
         ("SELECT id, row_number() OVER (PARTITION BY room ORDER BY id) FROM messages ORDER BY id",
          [[1, 1], [2, 1], [3, 2]]),
         ("SELECT * FROM (VALUES (1, 'x'), (2, 'y')) AS v(a, b) ORDER BY a", [[1, "x"], [2, "y"]]),
@@ -72,8 +75,8 @@ def ask(sql: str, *params: Any, role: Role = Role.USER) -> list[list[Any]]:
         ("SELECT id FROM messages WHERE body LIKE 'it!''%' ESCAPE '!'", [[1]]),
         ("SELECT id IS DISTINCT FROM 1, id FROM messages ORDER BY id",
          [[False, 1], [True, 2], [True, 3]]),
-        ("SELECT extract(year FROM created), substring(room FROM 1 FOR 1), trim(BOTH ' ' FROM room) "
-         "FROM messages WHERE id < 2", [[1970, "a", "a"]]),
+        ("SELECT extract(year FROM created), substring(room FROM 1 FOR 1), trim(BOTH ' ' "
+         "FROM room) FROM messages WHERE id < 2", [[1970, "a", "a"]]),
         ("SELECT DISTINCT ON (room) room, id FROM messages ORDER BY room, id DESC",
          [["a", 3], ["b", 2]]),
         ("(SELECT 1) UNION (SELECT 1)", [[1]]),
@@ -195,7 +198,7 @@ def test_parameters_take_the_type_beside_them_on_both_paths(
     test = point.where  # type: ignore[union-attr]
     assert test is not None
     row, seq = KINDS[0]
-    assert bool(test(env(*params))(row, seq)) is bool(expected)
+    assert bool(test(env(*params))(row, Seq(seq))) is bool(expected)
 
 
 @pytest.mark.parametrize(

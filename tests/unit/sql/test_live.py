@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from kalamdb.errors import InvalidParameter, KalamError, UnknownColumn, UnknownTable, Unsupported
+from kalamdb.model.ids import Seq
 from kalamdb.sql.bound import LivePlan
 from kalamdb.sql.live import bind_live
 from kalamdb.sql.parse import parse
@@ -24,9 +25,9 @@ def test_a_projection_and_a_filter() -> None:
     plan = live("SELECT id, body, _seq FROM chat.messages m WHERE m.room = $1 AND likes > 2", "r")
     assert [column.name for column in plan.columns] == ["id", "body", "_seq"]
     assert plan.where is not None
-    assert plan.where({2: "r", 7: 3}, 9)
-    assert not plan.where({2: "r", 7: 2}, 9)
-    assert not plan.where({2: "r"}, 9)
+    assert plan.where({2: "r", 7: 3}, Seq(9))
+    assert not plan.where({2: "r", 7: 2}, Seq(9))
+    assert not plan.where({2: "r"}, Seq(9))
 
 
 def test_the_star_and_no_filter() -> None:

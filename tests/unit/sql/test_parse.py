@@ -191,7 +191,7 @@ def test_a_syntax_error_says_where(text: str, line: int, column: int | None) -> 
     assert column is None or caught.value.column == column
 
 
-# ---- limits -----------------------------------------------------------------------------------------
+# ---- limits --------------------------------------------------------------------------------------
 
 
 def test_a_text_has_a_size() -> None:
@@ -257,7 +257,7 @@ def test_long_chains_are_no_nesting() -> None:
     assert isinstance(found, s.Select)
 
 
-# ---- the cache --------------------------------------------------------------------------------------
+# ---- the cache -----------------------------------------------------------------------------------
 
 
 def test_a_repeated_text_is_read_once() -> None:
