@@ -283,24 +283,26 @@ def _splice_names(query: Fragment, splices: Splices) -> None:
     ranges = select_list(query.tokens)
     if len(ranges) != len(select.expressions):
         return
+    kept_names = own_names(query.tree)
+    times: dict[str, int] = {}
     taken: set[str] = set()
     for node, tokens in zip(select.expressions, ranges, strict=True):
         if isinstance(node, (exp.Alias, exp.Star, exp.Column)):
             continue
         if isinstance(node, exp.Aliases) or not tokens:
             continue
-        source = query.text[tokens[0].start : tokens[-1].end + 1]
-        name = unnamed(source)
-        number = 2
+        plain = unnamed(query.text[tokens[0].start : tokens[-1].end + 1])
+        name = plain
         while name in taken:
-            name, number = f"{unnamed(source)} ({number})", number + 1
+            times[plain] = times.get(plain, 1) + 1
+            name = f"{plain} ({times[plain]})"
         taken.add(name)
-        _append(splices, tokens, query, name)
+        inner = text_of(tokens, query.text, splices, kept_names=kept_names)
+        _append(splices, tokens, inner, name)
 
 
-def _append(splices: Splices, tokens: Sequence[Token], query: Fragment, name: str) -> None:
-    """Render the expression by itself and put the alias after it, as one splice."""
-    inner = text_of(tokens, query.text, splices, kept_names=own_names(query.tree))
+def _append(splices: Splices, tokens: Sequence[Token], inner: Text, name: str) -> None:
+    """Put the alias after an expression rendered by itself, as one splice."""
 
     shown = f"{inner.shown} AS {quoted(name)}"
     piece: Piece = shown

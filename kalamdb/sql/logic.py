@@ -71,7 +71,7 @@ def connect(parts: Sequence[Compiled], *, decisive: bool) -> Compiled:
                 if value is None:
                     result = None
                 elif not value:
-                    result = False
+                    return False
             return result
 
         return all_of

@@ -254,12 +254,12 @@ def _schema(plan: LivePlan) -> list[dict[str, Any]]:
     for index, column in enumerate(plan.columns):
         key = column.id in table.primary_key
         flags = (("pk", key), ("nn", key or not column.nullable), ("uq", column.id in unique))
-        schema.append(
-            {
-                "name": column.name,
-                "data_type": column.type.label,
-                "index": index,
-                "flags": [flag for flag, stands in flags if stands],
-            }
-        )
+        entry: dict[str, Any] = {
+            "name": column.name,
+            "data_type": column.type.label,
+            "index": index,
+        }
+        if shown := [flag for flag, stands in flags if stands]:
+            entry["flags"] = shown
+        schema.append(entry)
     return schema

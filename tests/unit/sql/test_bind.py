@@ -84,6 +84,14 @@ def test_the_whole_primary_key_is_a_point_read(where: str) -> None:
     assert found.project(MESSAGE, Seq(9)) == ["5", "hello"]
 
 
+def test_a_list_of_keys_is_read_once_each() -> None:
+    found = point(
+        "SELECT id FROM messages WHERE id IN (3, $1, '4', 3, NULL, 5.5, 99999999999999999999)"
+    )
+    assert list(found.keys(env(7))) == [key(3), key(7), key(4)]
+    assert list(found.keys(env(4))) == [key(3), key(4)]
+
+
 @pytest.mark.parametrize("value", ["x", True, [1], {"a": 1}])
 def test_a_parameter_that_is_no_key_is_refused(value: Any) -> None:
     found = point("SELECT id FROM messages WHERE id = $1")
