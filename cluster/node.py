@@ -122,7 +122,9 @@ class Replicas:
             self.logs[group].compact_to(replica.durable_index)
 
     async def checkpoint(self) -> None:
-        """Sync the row store's own log, so that the replicated log of idle groups can be dropped."""
+        """Sync the row store's own log, so that the replicated log of idle groups can be
+        dropped.
+        """
         await asyncio.get_running_loop().run_in_executor(None, self.hot.checkpoint)
         await self.compact()
 
@@ -145,7 +147,9 @@ def fatal(error: KalamError) -> NoReturn:
 
 
 async def run_node(settings: Settings, stop: asyncio.Event) -> None:
-    """Serve until `stop`. Raises: the error tree when the node cannot start; OSError for addresses."""
+    """Serve until `stop`. Raises: the error tree when the node cannot start; OSError for
+    addresses.
+    """
     log.info("settings_read", **described(settings))
     async with open_replicas(settings) as replicas, serving(settings, replicas) as url:
         gc.collect()

@@ -35,7 +35,9 @@ class LocalGroups:
         return self._meta.catalog
 
     def of(self, partition: Partition) -> Replica:
-        """The replica that owns a partition. Raises Unavailable before the cluster has a placement."""
+        """The replica that owns a partition. Raises Unavailable before the cluster has a
+        placement.
+        """
         placement = self._meta.catalog.placement
         if placement is not self._placement:
             self._of.clear()

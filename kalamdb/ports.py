@@ -137,7 +137,9 @@ class Snapshot(Protocol):
     def changes(
         self, table: TableDef, partition: Partition, after: Seq, upto: Seq
     ) -> Iterator[Change]:
-        """Changes in (after, upto], in seq order. Raises CursorExpired (reason expired or ahead)."""
+        """Changes in (after, upto], in seq order. Raises CursorExpired (reason expired or
+        ahead).
+        """
         ...
 
     def last_change(self, table: TableDef, partition: Partition) -> Seq:
@@ -171,7 +173,9 @@ class ChangeSink(Protocol):
 
 
 class Groups(Protocol):
-    """Target → the group's leader; what sessions and feeds use. `cluster/route.py` implements it."""
+    """Target → the group's leader; what sessions and feeds use. `cluster/route.py` implements
+    it.
+    """
 
     @property
     def catalog(self) -> CatalogView: ...
@@ -195,7 +199,9 @@ class Groups(Protocol):
         ...
 
     def get(self, table: TableDef, partition: Partition, pk: bytes) -> bytes | None:
-        """Point read of row bytes, after `barrier`. Raises SchemaChanged when the fence is newer."""
+        """Point read of row bytes, after `barrier`. Raises SchemaChanged when the fence is
+        newer.
+        """
         ...
 
     def position(self, partition: Partition) -> Seq:

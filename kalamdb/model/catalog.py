@@ -25,7 +25,9 @@ class Namespace:
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """`password_hash` is an argon2id string, empty for a user who cannot sign in by password yet."""
+    """`password_hash` is an argon2id string, empty for a user who cannot sign in by password
+    yet.
+    """
 
     name: str
     role: Role

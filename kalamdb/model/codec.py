@@ -137,7 +137,9 @@ def decode_change(raw: bytes) -> tuple[Op, Seq, Seq, bool, bytes]:
 
 
 def encode_command(command: Command) -> bytes:
-    """One command's share of an entry; an entry is the head and these, so nothing is encoded twice."""
+    """One command's share of an entry; an entry is the head and these, so nothing is encoded
+    twice.
+    """
     return encode_command_parts(command.effects, command.request_key, command.hash, command.outcome)
 
 

@@ -49,6 +49,8 @@ class Principal:
         return Principal(tenant, role, tenant, tenant_partition(tenant), epoch)
 
     def act_as(self, user: str) -> Principal:
-        """The identity inside EXECUTE AS: the target tenant with role user; admin rights are lost."""
+        """The identity inside EXECUTE AS: the target tenant with role user; admin rights are
+        lost.
+        """
         tenant = TenantId(user)
         return replace(self, user=tenant, role=Role.USER, partition=tenant_partition(tenant))

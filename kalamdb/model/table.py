@@ -69,7 +69,9 @@ class DefaultKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Default:
-    """What a column gets when an INSERT leaves it out. `value` (stored form) is for LITERAL only."""
+    """What a column gets when an INSERT leaves it out. `value` (stored form) is for LITERAL
+    only.
+    """
 
     kind: DefaultKind
     value: object = None
@@ -183,7 +185,9 @@ class TableDef:
         return tuple(self.by_id[column_id] for column_id in self.primary_key)
 
     def flags(self, column: Column) -> tuple[str, ...]:
-        """What a result schema says of a column that comes out unchanged: pk, nn, uq, in this order."""
+        """What a result schema says of a column that comes out unchanged: pk, nn, uq, in this
+        order.
+        """
         key = column.id in self.primary_key
         alone = key or any(unique.columns == (column.id,) for unique in self.uniques)
         holds = (("pk", key), ("nn", key or not column.nullable), ("uq", alone))

@@ -44,7 +44,9 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ColumnType:
-    """A logical type with its parameters: `precision` and `scale` of DECIMAL, `size` of EMBEDDING."""
+    """A logical type with its parameters: `precision` and `scale` of DECIMAL, `size` of
+    EMBEDDING.
+    """
 
     kind: Kind
     precision: int = 0

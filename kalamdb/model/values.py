@@ -209,7 +209,9 @@ def _json(expected: ColumnType, column: str) -> Parse:
 
 
 def _json_text(expected: ColumnType, column: str, value: Any) -> str:
-    """The text of a value that is no text; refused when it is too deep or JSON has no form of it."""
+    """The text of a value that is no text; refused when it is too deep or JSON has no form of
+    it.
+    """
     if isinstance(value, Decimal) and value.is_finite():
         return str(value)
     try:

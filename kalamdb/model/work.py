@@ -238,7 +238,9 @@ Work = (
 
 @dataclass(frozen=True, slots=True)
 class RequestTag:
-    """Names a statement for exactly-once retries (core.md §6). `hash` is over text and parameters."""
+    """Names a statement for exactly-once retries (core.md §6). `hash` is over text and
+    parameters.
+    """
 
     tenant: str
     actor: str

@@ -61,7 +61,7 @@ def bind_change(
     try:
         return _compiled(syntax, syntax.where, table, targets)
     except NotCompilable:
-        return _by_engine(syntax, syntax.where, table, targets, catalog, namespace)
+        return _by_engine(syntax, syntax.where, table, targets, sources=Sources(catalog, namespace))
 
 
 def _compiled(
@@ -148,11 +148,10 @@ def _by_engine(
     where: Fragment,
     table: TableDef,
     targets: list[Column] | None,
-    catalog: CatalogView,
-    namespace: str,
+    *,
+    sources: Sources,
 ) -> EngineChangePlan:
     """`SELECT key…, new values… FROM table WHERE …` over the statement's own tokens."""
-    sources = Sources(catalog, namespace)
     alias, _ = sources.use(TableName(table.namespace, table.name))
     sources.hidden.add(alias)
     name = quoted(syntax.alias or table.name)

@@ -59,7 +59,7 @@ def compare(op: str, left: Compiled, right: Compiled) -> Compiled:
             value = b(None, None)
             if value is not None and convert_right is not None:
                 value = convert_right(value)
-            return beside_constant(op, test, left, a, convert_left, value)
+            return beside_constant(op, left, a, convert_left, value)
         return _both(test, a, b, convert_left, convert_right)
 
     return Compiled(
@@ -105,7 +105,6 @@ def compare_literal(op: str, left: Compiled, operand: Constant | Param) -> Compi
     if left.type is None:
         return constant(BOOLEAN, None)
     column_type = left.type
-    test = COMPARE[op]
     prepared: tuple[Any, Convert | None] | None = None
     if isinstance(operand, Constant):
         check_literal(column_type, operand.value)
@@ -117,7 +116,7 @@ def compare_literal(op: str, left: Compiled, operand: Constant | Param) -> Compi
             value, convert = comparable_parameter(column_type, env, operand.index)
         else:
             value, convert = prepared
-        return beside_constant(op, test, left, left.at(env), convert, value)
+        return beside_constant(op, left, left.at(env), convert, value)
 
     return Compiled(
         BOOLEAN,
@@ -143,8 +142,9 @@ def unknown(row: Any, other: Any) -> Any:
 
 
 def beside_constant(
-    op: str, test: Test, left: Compiled, a: Function, convert: Convert | None, value: Any
+    op: str, left: Compiled, a: Function, convert: Convert | None, value: Any
 ) -> Function:
+    test = COMPARE[op]
     if value is None:
         return unknown
     column = left.column
