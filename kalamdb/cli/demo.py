@@ -16,7 +16,7 @@ import socket
 import sys
 import tempfile
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -122,7 +122,7 @@ async def _demo(console: Console, conversations: list[Conversation]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _node(folder: Path, password: str) -> AsyncIterator[str]:
+async def _node(folder: Path, password: str) -> AsyncGenerator[str]:
     """A server process of our own, ready to answer; stopped at the end."""
     http_port, rpc_port = _free_port(), _free_port()
     program = Path(sys.executable).with_name("kalamdb-server")

@@ -63,7 +63,13 @@ def shown(value: Any, size_max: int = 60) -> str:
     return text if len(text) <= size_max else text[:size_max] + "…"
 
 
-_SAID = {bool: "boolean", str: "text", list: "array", dict: "object", bytes: "bytes"}
+_SAID: dict[type, str] = {
+    bool: "boolean",
+    str: "text",
+    list: "array",
+    dict: "object",
+    bytes: "bytes",
+}
 
 
 def _mismatch(column: str, expected: ColumnType, value: Any) -> TypeMismatch:
@@ -71,7 +77,8 @@ def _mismatch(column: str, expected: ColumnType, value: Any) -> TypeMismatch:
         text = "true" if value else "false"
     else:
         text = repr(shown(value)) if isinstance(value, str) else shown(value)
-    return TypeMismatch(column, expected.sql, f"got {_SAID.get(type(value), 'number')} {text}")
+    said = next((word for kind, word in _SAID.items() if isinstance(value, kind)), "number")
+    return TypeMismatch(column, expected.sql, f"got {said} {text}")
 
 
 def _integer(expected: ColumnType, column: str) -> Parse:

@@ -185,7 +185,8 @@ def _parse(tokens: Sequence[Token], text: str, into: Any) -> exp.Expr:
         raise error_at(tokens[0], f"cannot be read ({type(error).__name__})") from error
     if len(trees) != 1 or trees[0] is None:
         raise error_at(tokens[0] if tokens else None, "an expression is expected")
-    _check_depth(trees[0], tokens[0])
+    if len(tokens) > 2 * DEPTH_MAX:  # fewer tokens cannot make a deeper tree
+        _check_depth(trees[0], tokens[0])
     return trees[0]
 
 

@@ -153,17 +153,44 @@ def _rows(reader: Reader) -> tuple[tuple[Item, ...], ...]:
     rows: list[tuple[Item, ...]] = []
     total = 0
     while True:
-        reader.expect_symbol(TokenType.L_PAREN, "(")
-        row = [_item(reader)]
-        while reader.accept_symbol(TokenType.COMMA):
-            row.append(_item(reader))
-        reader.expect_symbol(TokenType.R_PAREN, ")")
-        rows.append(tuple(row))
+        row = _plain_row(reader) or _row(reader)
+        rows.append(row)
         total += len(row)
         if total > VALUES_MAX:
             raise LimitReached("values in one INSERT", f"more than {VALUES_MAX}; split it")
         if not reader.accept_symbol(TokenType.COMMA):
             return tuple(rows)
+
+
+def _row(reader: Reader) -> tuple[Item, ...]:
+    reader.expect_symbol(TokenType.L_PAREN, "(")
+    row = [_item(reader)]
+    while reader.accept_symbol(TokenType.COMMA):
+        row.append(_item(reader))
+    reader.expect_symbol(TokenType.R_PAREN, ")")
+    return tuple(row)
+
+
+def _plain_row(reader: Reader) -> tuple[Item, ...] | None:
+    """Take a row of texts and numbers, which fill bulk inserts; None for any other row."""
+    tokens, at = reader.tokens, reader.at
+    row: list[Item] = []
+    expected = TokenType.L_PAREN
+    end = len(tokens)
+    while at + 1 < end and tokens[at].token_type is expected:
+        token = tokens[at + 1]
+        if token.token_type is TokenType.STRING:
+            row.append(Constant(token.text))
+        elif token.token_type is TokenType.NUMBER:
+            row.append(Constant(number(token)))
+        else:
+            return None
+        at += 2
+        expected = TokenType.COMMA
+    if at >= end or not row or tokens[at].token_type is not TokenType.R_PAREN:
+        return None
+    reader.at = at + 1
+    return tuple(row)
 
 
 def _item(reader: Reader, *stops: str) -> Item:

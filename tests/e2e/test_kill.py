@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
@@ -78,7 +79,7 @@ async def check(server: Server, ledger: Ledger) -> None:
     async with aiohttp.ClientSession() as http:
         client = await server.login(http)
         answer = await client.ok("SELECT id, body FROM app.notes")
-    found = dict(answer.rows)
+    found: dict[Any, Any] = dict(answer.rows)
     assert len(found) == len(answer.rows), "a primary key is there twice"
     lost = {number for number, body in ledger.acked.items() if found.get(number) != body}
     assert not lost, f"acknowledged and lost: {sorted(lost)[:10]}"
