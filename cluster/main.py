@@ -41,6 +41,9 @@ def server() -> None:
         _leave(group, EXIT_SETTINGS)
     except* KalamError as group:
         _leave(group, EXIT_DATA)
+    except* OSError as group:
+        # An address that is taken or not this machine's, a directory that may not be written.
+        _leave(group, EXIT_SETTINGS)
 
 
 def _leave(group: BaseExceptionGroup[BaseException], code: int) -> None:

@@ -314,7 +314,8 @@ class WebsocketSettings:
     )
     max_pending_bytes: int = setting(
         4 * MIB,
-        doc="a subscriber this far behind is closed with its cursor",
+        doc="frames that wait in memory for one connection; beyond it changes are read from "
+        "the log as the client reads, and a client that takes nothing in for 5 s is closed",
         unit="bytes",
         low=64 * KIB,
         high=GIB,

@@ -3,7 +3,8 @@
     KalamError
     ├─ InvalidInput        fix the request; nothing was done
     │   ├─ MalformedRequest · EmptySql · BatchInvalid · SyntaxInvalid · Unsupported
-    │   ├─ InvalidParameter · ParamsWithBatch · StatementTooLarge · BodyTooLarge · RequestIdReused
+    │   ├─ InvalidParameter · ParamsWithBatch · TextTooLong · StatementTooLarge · BodyTooLarge
+    │   ├─ RequestIdReused
     │   └─ StatementFailed: UnknownNamespace · UnknownTable · UnknownColumn · UnknownUser
     │        · AlreadyExists · TypeMismatch · ValueOutOfRange · NotNullViolation · UniqueViolation
     │        · CheckViolation · InvalidDefinition · InvalidStatement · NamespaceNotEmpty
@@ -90,7 +91,7 @@ class Unsupported(InvalidInput):
     fields = ("construct", "hint")
 
     def __str__(self) -> str:
-        return f"{self.construct} is not supported" + (f": {self.hint}" if self.hint else "")
+        return f"not supported: {self.construct}" + (f"; {self.hint}" if self.hint else "")
 
 
 class InvalidParameter(InvalidInput):
@@ -109,9 +110,16 @@ class ParamsWithBatch(InvalidInput):
     text = "parameters need a request with exactly one statement; send the statements one by one"
 
 
-class StatementTooLarge(InvalidInput):
+class TextTooLong(InvalidInput):
     fields = ("size_bytes", "max_bytes")
-    text = "the statement has {size_bytes} bytes, at most {max_bytes} are allowed; split it"
+    text = "the SQL text has {size_bytes} bytes, at most {max_bytes} are allowed; send parameters"
+
+
+class StatementTooLarge(InvalidInput):
+    """What a statement writes does not fit; nothing was done."""
+
+    fields = ("size_bytes", "max_bytes")
+    text = "the statement writes {size_bytes} bytes, at most {max_bytes} are allowed; split it"
 
 
 class BodyTooLarge(InvalidInput):

@@ -19,7 +19,7 @@ only.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Protocol
 
@@ -67,7 +67,10 @@ class FeedLimits:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """It is in force. `reset`: the client's cursor was of no use; the rows it had are void."""
+    """It is in force. `reset`: the client's cursor was of no use; the rows it had are void.
+
+    `page` is that of the first rows, but with no cursor while they are still to be given out.
+    """
 
     page: Page
     reset: bool
@@ -296,7 +299,7 @@ class Subscription:
         page, rows = found
         out: list[Output] = [Rows(rows, page)]
         if page.number == 0:
-            out.insert(0, Accepted(page, reset=self._reset))
+            out.insert(0, Accepted(replace(page, seq=None), reset=self._reset))
         if page.has_more:
             self.stage = Stage.WAITING
         else:

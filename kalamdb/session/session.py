@@ -14,10 +14,11 @@ There is no branch by protocol here. Text and role are looked at by steps 3 and 
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, assert_never
+from typing import Any, TypeVar, assert_never
 
 import orjson
 
@@ -40,6 +41,7 @@ from kalamdb.query.engine_pool import EnginePool
 from kalamdb.session import answers, introspect, permissions
 from kalamdb.session.ddl import Definitions
 from kalamdb.session.prepared import Data, Prepared, PreparedCache, prepare
+from kalamdb.session.stale import StaleReads
 from kalamdb.sql import analyze, parse
 from kalamdb.sql.bound import (
     ChangePlan,
@@ -76,6 +78,9 @@ from kalamdb.sql.statement import (
 DEFAULT_NAMESPACE = "default"
 BINDS_MAX = 3
 REQUEST_ID_LENGTH_MAX = 200
+INLINE_TEXT_LENGTH_MAX = 64 << 10
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +137,7 @@ class Session:
         on_execute_as: Callable[[Principal, str, bool], None],
     ) -> None:
         self._groups = groups
+        self._stale = StaleReads(groups)
         self._engine = engine
         self._definitions = definitions
         self._clock = clock
@@ -163,7 +169,7 @@ class Session:
         return answers.envelope(results, (self._clock.monotonic_s() - started_s) * 1000)
 
     async def _batch(self, run: _Run) -> list[bytes]:
-        statements = parse.parse(run.request.sql)
+        statements = await self._off_loop(run, lambda: parse.parse(run.request.sql))
         if run.request.params is not None:
             self._check_params(run.request.params)
             if len(statements) > 1 and run.request.params:
@@ -216,11 +222,11 @@ class Session:
     async def _statement(self, run: _Run, statement: Statement, text: str | None) -> Answer:
         match statement:
             case Select() | Insert() | Update() | Delete():
-                return await self._data(run, self._prepare(run, statement, text))
+                return await self._data(run, await self._prepare(run, statement, text))
             case ExecuteAs():
                 return await self._execute_as(run, statement)
             case Explain():
-                return self._explain(run, statement)
+                return await self._explain(run, statement)
             case _:
                 return await self._other(run, statement)
 
@@ -281,7 +287,7 @@ class Session:
             raise
         self._on_execute_as(run.principal, statement.user, True)
         inside = replace(run, principal=run.principal.act_as(statement.user))
-        prepared = self._prepare(inside, inner, None)
+        prepared = await self._prepare(inside, inner, None)
         if any(not table.is_tenant_scoped for table in prepared.tables):
             raise InvalidStatement("EXECUTE AS reaches USER and STREAM tables only")
         answer = await self._data(inside, prepared)
@@ -291,21 +297,28 @@ class Session:
             )
         return answer
 
-    def _explain(self, run: _Run, statement: Explain) -> bytes:
+    async def _explain(self, run: _Run, statement: Explain) -> bytes:
         inner = statement.inner
         if not isinstance(inner, (Select, Insert, Update, Delete)):
             raise InvalidStatement("EXPLAIN takes a SELECT, INSERT, UPDATE or DELETE")
         permissions.check(run.principal, statement, ())
-        prepared = self._prepare(run, inner, None)
+        prepared = await self._prepare(run, inner, None)
         permissions.check(run.principal, inner, prepared.tables)
         lines = analyze.describe_path(prepared.bound)
         return introspect.text_rows("plan", lines, run.principal.user)
 
     # ---- data: the hot path ---------------------------------------------------------------------
 
-    def _prepare(self, run: _Run, statement: Data, text: str | None) -> Prepared:
+    async def _off_loop(self, run: _Run, work: Callable[[], T]) -> T:
+        """Reading and binding a long text takes a second: in a thread, so that others go on."""
+        if len(run.request.sql) <= INLINE_TEXT_LENGTH_MAX:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(None, work)
+
+    async def _prepare(self, run: _Run, statement: Data, text: str | None) -> Prepared:
         """Bind `statement`; kept by text when it is a request of its own."""
-        prepared = prepare(statement, self._groups.catalog, run.namespace)
+        catalog, namespace = self._groups.catalog, run.namespace
+        prepared = await self._off_loop(run, lambda: prepare(statement, catalog, namespace))
         if text is not None:
             self._prepared.put(text, run.namespace, prepared)
         return prepared
@@ -333,7 +346,7 @@ class Session:
         user = env.principal.user
         match bound:
             case PointSelect():
-                found = await point.select(bound, env, self._groups)
+                found = await point.select(bound, env, self._reads(run))
                 cursor = self._groups.position(bound.table.partition_for(env.principal.partition))
                 return answers.rows(
                     prepared.schema, orjson.dumps(found), len(found), user, str(cursor)
@@ -353,7 +366,7 @@ class Session:
                 return await self._change_keys(run, prepared, bound, env)
             case ScanSelect():
                 result = await scan.select(
-                    bound, env, self._groups, self._engine, self._limits.scan
+                    bound, env, self._reads(run), self._engine, self._limits.scan
                 )
                 return answers.rows(
                     answers.schema(result.columns),
@@ -390,6 +403,10 @@ class Session:
         )
         outcome = await self._groups.write(work.partition, work, self._tag(run))
         return _written(_verb(bound), prepared, outcome, env.principal.user)
+
+    def _reads(self, run: _Run) -> Groups:
+        """Where a SELECT reads: confirmed as the newest, unless the request does not care."""
+        return self._stale if run.options.get("consistency") == "stale" else self._groups
 
     def _tag(self, run: _Run) -> RequestTag | None:
         """Names the statement for exactly-once retries; None without a request id."""

@@ -330,7 +330,7 @@ def select_list(tokens: Sequence[Token]) -> list[list[Token]]:
         elif depth == 0 and kind is TokenType.COMMA and entries is not None:
             entries.append([])
             continue
-        elif depth == 0 and word in _LIST_ENDS and not _is_distinct_from(tokens, at):
+        elif depth == 0 and word in _LIST_ENDS and not _is_inside(tokens, at):
             break
         if entries is not None:
             entries[-1].append(token)
@@ -340,9 +340,10 @@ def select_list(tokens: Sequence[Token]) -> list[list[Token]]:
     return entries
 
 
-def _is_distinct_from(tokens: Sequence[Token], at: int) -> bool:
-    """Is the word at `at` the FROM of IS [NOT] DISTINCT FROM?"""
-    return word_of(tokens[at]) == "FROM" and word_of(tokens[at - 1]) == "DISTINCT"
+def _is_inside(tokens: Sequence[Token], at: int) -> bool:
+    """Is the word at `at` part of an expression: IS DISTINCT FROM, WITHIN GROUP?"""
+    pair = (word_of(tokens[at - 1]), word_of(tokens[at]))
+    return pair in (("DISTINCT", "FROM"), ("WITHIN", "GROUP"))
 
 
 def _without_distinct(entry: list[Token]) -> list[Token]:

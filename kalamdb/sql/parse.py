@@ -15,7 +15,7 @@ from collections import OrderedDict
 
 from sqlglot.tokenizer_core import Token, TokenType
 
-from kalamdb.errors import EmptySql, KalamError, LimitReached, StatementTooLarge, SyntaxInvalid
+from kalamdb.errors import EmptySql, KalamError, LimitReached, TextTooLong, SyntaxInvalid
 from kalamdb.sql.dialect import tokenize
 from kalamdb.sql.grammar import read_statement
 from kalamdb.sql.statement import Statement
@@ -61,7 +61,7 @@ _CACHE = StatementCache(entries_max=2000, text_max=16_384, total_max=512 * 1024)
 def parse(text: str) -> tuple[Statement, ...]:
     """The statements of a text, at least one.
 
-    Raises EmptySql, BatchInvalid (quotes), SyntaxInvalid, Unsupported, StatementTooLarge,
+    Raises EmptySql, BatchInvalid (quotes), SyntaxInvalid, Unsupported, TextTooLong,
     LimitReached, InvalidDefinition, InvalidStatement; in a text of several statements the error
     carries `statement`.
     """
@@ -75,7 +75,7 @@ def parse(text: str) -> tuple[Statement, ...]:
 def _read(text: str) -> tuple[Statement, ...]:
     size = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
     if size > TEXT_MAX_BYTES:
-        raise StatementTooLarge(size, TEXT_MAX_BYTES)
+        raise TextTooLong(size, TEXT_MAX_BYTES)
     parts = split(tokenize(text))
     if not parts:
         raise EmptySql()

@@ -72,7 +72,7 @@ STATEMENTS: Mapping[str, str] = {
     "RENAME": "create a new table and INSERT … SELECT",
 }
 
-_NO_INDEX = "the primary key and UNIQUE columns are looked up directly"
+_NO_INDEX = "rows are found by primary key; other conditions scan the tenant's rows"
 _NO_VIEW = "put the query into a WITH clause"
 _NAMESPACE = "schemas are namespaces: write NAMESPACE"
 

@@ -12,6 +12,7 @@ from cluster.raft.wal_format import HEADER_BYTES, parse_header, segment_name
 from kalamdb.errors import Corruption, KalamError
 from kalamdb.model import codec, keys
 from kalamdb.model.ids import GroupId
+from kalamdb.model.types import ColumnType
 from kalamdb.store.hot import HotSettings, HotStore
 from kalamdb.store.recovery import DataDirectory
 from tests.compat.case import BYTES, Case, frozen
@@ -19,10 +20,12 @@ from tests.compat.key_cases import VALUES
 from tests.compat.log_cases import HEADER, UUID, FixedIds, directory_files
 from tests.compat.record import THEMES
 
-CASES = [
+ALL = [(theme, case) for theme, cases in THEMES.items() for case in cases()]
+CASES = [pytest.param(theme, case, id=f"{theme}-{case.name}") for theme, case in ALL]
+VERSIONED = [
     pytest.param(theme, case, id=f"{theme}-{case.name}")
-    for theme, cases in THEMES.items()
-    for case in cases()
+    for theme, case in ALL
+    if case.version_at is not None
 ]
 
 
@@ -31,9 +34,6 @@ def test_bytes(theme: str, case: Case) -> None:
     raw = frozen(theme)[case.name]
     assert case.made.hex() == raw.hex()
     assert case.read(raw) == case.value
-
-
-VERSIONED = [param for param in CASES if param.values[1].version_at is not None]
 
 
 @pytest.mark.parametrize(("theme", "case"), VERSIONED)
@@ -53,10 +53,10 @@ def test_everything_frozen_has_a_case() -> None:
 
 
 @pytest.mark.parametrize("column", [pytest.param(c, id=c.sql) for c, _ in VALUES])
-def test_frozen_keys_are_in_the_order_of_their_values(column: object) -> None:
+def test_frozen_keys_are_in_the_order_of_their_values(column: ColumnType) -> None:
     values = next(values for known, values in VALUES if known is column)
     texts = frozen("values")
-    raw = [texts[f"{column.sql} {value!r}"] for value in values]  # type: ignore[attr-defined]
+    raw = [texts[f"{column.sql} {value!r}"] for value in values]
     assert raw == sorted(raw)
     assert len(set(raw)) == len(raw)
 

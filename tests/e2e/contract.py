@@ -127,6 +127,10 @@ def request_bytes(
 # ---- the live protocol --------------------------------------------------------------------------
 
 
+def ids(rows: list[dict[str, Any]]) -> list[int]:
+    return [row["id"] for row in rows]
+
+
 class Live:
     """One WebSocket connection that keeps what it was sent, by subscription."""
 

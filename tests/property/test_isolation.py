@@ -35,6 +35,11 @@ def neighbour(name: str) -> str:
     )
 
 
+def same_slot(name: str) -> str:
+    """A tenant in the very slot of `name`: what is kept by slot is kept side by side."""
+    return next(other for number in itertools.count() if slot(other := f"b{number}") == slot(name))
+
+
 def longer(name: str) -> str:
     """A tenant of the same group whose name begins with `name`."""
     return next(
@@ -46,6 +51,7 @@ def longer(name: str) -> str:
 
 PAIRS = (
     ("alice", neighbour("alice")),
+    ("alice", same_slot("alice")),
     ("ann", longer("ann")),
     (longer("eve"), "eve"),
     ("shared:3", longer("shared:3")),
@@ -104,3 +110,4 @@ def test_the_pairs_meet() -> None:
         assert group_of(a) == group_of(b)
     a, b = PAIRS[0]
     assert abs(slot(a) - slot(b)) == 1
+    assert slot(PAIRS[1][0]) == slot(PAIRS[1][1])

@@ -20,13 +20,13 @@ from kalamdb.model import codec
 from kalamdb.model.change import Row
 from kalamdb.model.command import Outcome
 from kalamdb.model.ids import Partition, Seq
-from kalamdb.model.work import RequestTag, Work
+from kalamdb.model.work import PutRows, ReadSet, RequestTag, Work
 from kalamdb.replica.writer import write_within
 from kalamdb.store.changes import change_floor
 from tests.sim.history import Began, Elements, Expired, Resumed
 from tests.sim.member import Member
 from tests.sim.reference import Violation
-from tests.sim.schema import TABLE, elements_of
+from tests.sim.schema import RETURNING, TABLE, elements_of
 from tests.sim.streams import Stream
 from tests.sim.timeline import Loop, Timeline
 
@@ -135,6 +135,30 @@ class Calls:
 
 async def write(member: Member, group: int, work: Work, tag: RequestTag | None) -> Outcome:
     return await write_within(member.replicas[group], work, tag, timeout_s=WRITE_TIMEOUT_S)
+
+
+async def write_slowly(
+    member: Member,
+    group: int,
+    partition: Partition,
+    pk: bytes,
+    change: Callable[[Row], Row],
+    *,
+    tag: RequestTag | None,
+    dice: Random,
+) -> Outcome:
+    """An UPDATE worked out on a snapshot, as slow work is. Raises Conflict when it is too late."""
+    with member.replicas[group].snapshot() as snapshot:
+        raw = snapshot.get(TABLE, partition, pk)
+        last = snapshot.last_change(TABLE, partition)
+    await member.pause(dice.choice((0.0, 0.005, 0.05)))
+    rows = () if raw is None else ((pk, change(_row(raw))),)
+    if dice.random() < 0.5:
+        seen = Seq(0) if raw is None else codec.row_seq(raw)
+        read_set = ReadSet(rows={(TABLE.id, partition, pk): seen})
+    else:
+        read_set = ReadSet(tables={(TABLE.id, partition): last})
+    return await write(member, group, PutRows(TABLE, partition, rows, read_set, RETURNING), tag)
 
 
 async def confirm(member: Member, group: int) -> None:

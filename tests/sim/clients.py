@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from random import Random
 
 from kalamdb.errors import (
+    Conflict,
     Indeterminate,
     KalamError,
     Unavailable,
@@ -38,6 +39,7 @@ ATTEMPTS_MAX = 5
 KEYS_AT_ONCE = 3
 KEYS_MOVE_AFTER_S = 1.0
 BADGES = 3
+SLOW_SHARE = 0.25
 THINK_S = (0.002, 0.08)
 
 
@@ -139,6 +141,7 @@ def draw(desk: Desk, mix: Mix) -> Operation:
         keys,
         desk.timeline.now_s,
         badge,
+        kind is Kind.APPEND and dice.random() < SLOW_SHARE,
         request_id(desk.numbers) if named and kind is not Kind.READ else None,
     )
 
@@ -198,6 +201,18 @@ async def perform(desk: Desk, hints: Hints, operation: Operation) -> None:
     operation.end_s = desk.timeline.now_s
 
 
+async def write(there: Member, group: int, operation: Operation, dice: Random) -> Outcome:
+    """On the member: put, or work out and put."""
+    tag = tag_of(operation)
+    if not operation.slow:
+        return await calls.write(there, group, work_of(operation), tag)
+    change = appending(operation.number, operation.unique)
+    pk = key_bytes(operation.keys[0])
+    return await calls.write_slowly(
+        there, group, operation.partition, pk, change, tag=tag, dice=dice
+    )
+
+
 async def attempt(desk: Desk, hints: Hints, member: Member, operation: Operation) -> Result:
     group = desk.group_of(operation.partition)
     try:
@@ -209,10 +224,9 @@ async def attempt(desk: Desk, hints: Hints, member: Member, operation: Operation
                 timeout_s=hints.timeout_s,
             )
             return Result.OK
-        work, tag = work_of(operation), tag_of(operation)
         outcome = await desk.calls.call(
             member,
-            lambda there: calls.write(there, group, work, tag),
+            lambda there: write(there, group, operation, desk.dice),
             timeout_s=hints.timeout_s,
         )
     except Refused:
@@ -230,7 +244,7 @@ async def attempt(desk: Desk, hints: Hints, member: Member, operation: Operation
 
 def result_of(error: KalamError) -> Result:
     match error:
-        case Unavailable():
+        case Unavailable() | Conflict():
             return Result.FAILED
         case Indeterminate():
             return Result.UNKNOWN

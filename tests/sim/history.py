@@ -48,6 +48,7 @@ class Operation:
     keys: tuple[int, ...]
     start_s: float
     unique: int | None = None
+    slow: bool = False  # worked out on a snapshot, put with what was read
     request_id: str | None = None
     end_s: float = OPEN_END_S
     result: Result = Result.UNKNOWN

@@ -21,7 +21,7 @@ from cluster.raft.hub import Hub, _Outbox
 from cluster.raft.journal import GroupJournal
 from cluster.raft.transport import Guard
 from kalamdb.apply.machine import Machine
-from kalamdb.decide import purge, sequencer
+from kalamdb.decide import purge, rows, sequencer
 from kalamdb.decide.draft import Draft
 from kalamdb.decide.flight import settle
 from kalamdb.decide.requests import Requests
@@ -32,6 +32,7 @@ from kalamdb.errors import NotLeader, Unavailable
 from kalamdb.model import codec, keys
 from kalamdb.model.command import Entry, Outcome
 from kalamdb.model.ids import HOUR_MS, SEQ_TIME_SHIFT, Seq
+from kalamdb.model.work import ReadSet
 from kalamdb.ports import ChangeSink
 from kalamdb.replica.replica import Replica
 from kalamdb.store import changes
@@ -162,6 +163,17 @@ def reads_no_overlay() -> list[Any]:
         return self._stored(key) if effect is None else effect[1]
 
     return [patch.object(Draft, "get", get)]
+
+
+@mutant
+def believes_slow_work() -> list[Any]:
+    """§1 the section revalidates the read set of slow work."""
+    put = rows.put_rows
+
+    def believe(draft: Draft, work: Any, plan: Any, chain: Any, *, last_seqs: Any) -> Outcome:
+        return put(draft, replace(work, read_set=ReadSet()), plan, chain, last_seqs={})
+
+    return [patch.object(rows, "put_rows", believe)]
 
 
 @mutant
@@ -457,6 +469,7 @@ FIRST_SEED = {
     "calls_appended_unavailable": 2,
     "answers_before_apply": 0,
     "reads_no_overlay": 0,
+    "believes_slow_work": 0,
     "chain_of_applied_only": 0,
     "seq_of_clock": 0,
     "forgets_pending_requests": 1,

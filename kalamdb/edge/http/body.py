@@ -21,7 +21,9 @@ async def read_body(request: web.BaseRequest, max_bytes: int) -> bytes:
         raise _too_large(request, max_bytes)
     packing = request.headers.get("Content-Encoding")
     if packing is not None and packing.lower() not in ("identity", "gzip", "deflate"):
-        raise MalformedRequest(f"Content-Encoding {packing} is not accepted; send the body as it is")
+        raise MalformedRequest(
+            f"Content-Encoding {packing} is not accepted; send the body as it is"
+        )
     content = request.content
     try:
         # Small bodies came with their headers: taking them costs no turn of the loop.

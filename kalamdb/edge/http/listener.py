@@ -14,7 +14,6 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from kalamdb.edge.http.replies import reply
 
-
 _THEIR_DOING = (ConnectionError, HttpProcessingError, web.RequestPayloadError)
 
 
@@ -30,14 +29,15 @@ class _Conversation(web.RequestHandler):
     ) -> web.StreamResponse:
         if status >= 500:
             super().handle_error(request, status, exc, message)  # logs, and raises when too late
-            response = reply({"error": "INTERNAL_ERROR", "message": "a bug; the log has it"}, status)
+            response = reply(
+                {"error": "INTERNAL_ERROR", "message": "a bug; the log has it"}, status
+            )
         else:
             brief = (message or "").partition("\n")[0].rstrip(" :")
             said = f"the request cannot be read: {brief}"
             response = reply({"error": "INVALID_INPUT", "message": said}, status)
         response.force_close()
         return response
-
 
     def log_exception(self, *args: Any, **fields: Any) -> None:
         if not isinstance(fields.get("exc_info"), _THEIR_DOING):

@@ -27,7 +27,7 @@ from kalamdb.errors import (
     KalamError,
     MalformedRequest,
     RateLimited,
-    StatementTooLarge,
+    TextTooLong,
     Unauthenticated,
 )
 from kalamdb.lib.clock import Clock
@@ -133,7 +133,7 @@ class SqlEdge:
         return answer(request, result)
 
     def _read(self, body: bytes, idempotency_key: str | None) -> SqlRequest:
-        """Raises MalformedRequest, StatementTooLarge."""
+        """Raises MalformedRequest, TextTooLong."""
         try:
             said = self._decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -149,7 +149,7 @@ class SqlEdge:
         if len(body) > self._limits.max_statement_bytes:
             size_bytes = len(text.encode())
             if size_bytes > self._limits.max_statement_bytes:
-                raise StatementTooLarge(size_bytes, self._limits.max_statement_bytes)
+                raise TextTooLong(size_bytes, self._limits.max_statement_bytes)
         request_id = said.request_id
         if idempotency_key is not None:
             if request_id is not None and request_id != idempotency_key:

@@ -8,8 +8,9 @@
    says goodbye.
 
 Invariants: a socket's memory is bounded by its buffer limit and one step; a client that takes
-nothing in for `slow_consumer_timeout_s` is closed with the cursor of each subscription. Everything
-runs on the loop.
+nothing in for `slow_consumer_timeout_s` is closed; the cursor of each subscription stands behind
+what it has not read, for it to find if it reads on within `close_timeout_s`. Everything runs on the
+loop.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from dataclasses import dataclass
 
 from aiohttp import WSMsgType, web
 
-from kalamdb.edge.faults import message_of
+from kalamdb.edge.faults import fault_of, message_of
 from kalamdb.edge.ws import protocol
 from kalamdb.edge.ws.binding import LiveBinder, LiveGroups
-from kalamdb.edge.ws.frames import close_frame
+from kalamdb.edge.ws.frames import close_frame, text_frame
 from kalamdb.edge.ws.limits import WsLimits
 from kalamdb.edge.ws.outbox import Flusher, Outbox
 from kalamdb.edge.ws.streams import LiveServices, Streams
@@ -38,6 +39,9 @@ from kalamdb.model.principal import Principal
 
 # Messages above the limit are answered; far above it the frame reader closes the socket (1009).
 READ_MAX_FACTOR = 4
+
+_PONG = text_frame(protocol.pong())
+_ONLY_METHOD = "the only method here is jwt"
 
 Authenticate = Callable[[str], Principal]
 
@@ -227,15 +231,14 @@ class Connection:
 
     def _authenticate(self, message: protocol.Authenticate) -> None:
         if self._principal is not None:
-            self._renew(message.token)
-            self._outbox.send(protocol.auth_success(self._principal, self._spoken))
+            self._renew(message, self._principal)
             return
         if message.protocol is not None:
             self._speak(packed=message.protocol.compression != "none")
         if message.method == "jwt":
             self._sign_in(message.token)
         else:
-            self._turn_away("the only method here is jwt")
+            self._turn_away(_ONLY_METHOD)
 
     def _speak(self, *, packed: bool) -> None:
         self._spoken = protocol.SpokenProtocol(packed and self._may_pack)
@@ -251,11 +254,25 @@ class Connection:
         self._outbox.packed = self._spoken.packed
         self._outbox.send(protocol.auth_success(principal, self._spoken))
 
-    def _renew(self, token: str) -> None:
-        """A fresh token of the same identity keeps the socket alive; it never changes who it is."""
-        with contextlib.suppress(KalamError):
-            if self._edge.authenticate(token) == self._principal:
-                self._token = token
+    def _renew(self, message: protocol.Authenticate, principal: Principal) -> None:
+        """A fresh token of the same identity keeps the socket alive; it never changes who it is.
+
+        A token that is refused is told, and the one before stays in force.
+        """
+        if message.method != "jwt":
+            self._error("protocol", protocol.AUTH_REQUIRED, _ONLY_METHOD)
+            return
+        try:
+            same = self._edge.authenticate(message.token) == principal
+        except KalamError as fault:
+            self._error("protocol", fault_of(fault).websocket, message_of(fault))
+            return
+        if same:
+            self._token = message.token
+            self._outbox.send(protocol.auth_success(principal, self._spoken))
+        else:
+            detail = "this token is of another user or role; a connection never changes its own"
+            self._error("protocol", protocol.AUTH_REQUIRED, detail)
 
     def _turn_away(self, message: str) -> None:
         self._outbox.send(protocol.auth_error(message), packed=False)
@@ -326,7 +343,7 @@ class Connection:
             case protocol.Unsubscribe(subscription_id):
                 self._streams.unsubscribe(subscription_id)
             case protocol.Ping():
-                pass
+                self._outbox.send_frame(_PONG)
 
     async def _subscribe(self, wish: protocol.Wish) -> None:
         if self._principal is None:

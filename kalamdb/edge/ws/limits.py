@@ -16,9 +16,10 @@ class WsLimits:
       `heartbeat_interval_s`.
     - `buffer_max_bytes`: what may wait in memory for a socket. Beyond it the subscriptions of the
       socket read from the change log, as the client drains it; when the client takes nothing in for
-      `slow_consumer_timeout_s` it is closed with its cursors.
+      `slow_consumer_timeout_s` it is closed, with its cursors behind what it has not read, and cut
+      off when it does not get so far within `close_timeout_s`.
     - `messages_per_s`, `messages_burst`: client messages, next_batch excepted (the server paces
-      it).
+      it). Each one above is answered with an error and not read.
     """
 
     auth_timeout_s: float = 3.0

@@ -33,7 +33,6 @@ PROTOCOL = "PROTOCOL"
 RATE_LIMIT_EXCEEDED = "RATE_LIMIT_EXCEEDED"
 SLOW_CONSUMER = "SLOW_CONSUMER"
 SUBSCRIPTION_LIMIT_EXCEEDED = "SUBSCRIPTION_LIMIT_EXCEEDED"
-UNSUPPORTED = "UNSUPPORTED"
 UNSUPPORTED_DATA = "UNSUPPORTED_DATA"
 
 
@@ -171,6 +170,10 @@ def auth_success(principal: Principal, spoken: SpokenProtocol) -> bytes:
             "protocol": spoken.fields,
         }
     )
+
+
+def pong() -> bytes:
+    return b'{"type":"pong"}'
 
 
 def auth_error(message: str) -> bytes:

@@ -74,6 +74,7 @@ class Streams:
         self._spawn = spawn
         self._open: dict[str, tuple[Subscription, TenantId]] = {}
         self._to_step: dict[Subscription, None] = {}
+        self._packing: set[Subscription] = set()
         self._pump: asyncio.Task[None] | None = None
         self._closed = False
         self._catalog_version = services.groups.catalog.version
@@ -95,7 +96,7 @@ class Streams:
         if len(self._open) >= limits.subscriptions_per_connection:
             self._error(
                 wish.id,
-                protocol.UNSUPPORTED,
+                protocol.SUBSCRIPTION_LIMIT_EXCEEDED,
                 f"a connection has at most {limits.subscriptions_per_connection} subscriptions",
             )
             return
@@ -144,7 +145,7 @@ class Streams:
 
     def cursors(self) -> dict[str, Seq]:
         """Where each subscription stands once everything queued has been read."""
-        return {name: stream.cursor for name, (stream, _) in self._open.items()}
+        return {name: self._told(stream, stream.cursor) for name, (stream, _) in self._open.items()}
 
     def tick(self, now_s: float) -> None:
         """End what holds a snapshot too long or lost its table; tell idle streams their place."""
@@ -178,7 +179,8 @@ class Streams:
             self._pump = self._spawn(self._run_pump())
 
     def ended(self, subscription: Subscription, end: StreamEnd) -> None:
-        self._error(subscription.id, end.reason.value, end.detail, seq=end.cursor)
+        cursor = self._told(subscription, end.cursor)
+        self._error(subscription.id, end.reason.value, end.detail, seq=cursor)
         self._drop(subscription)
 
     # ---- steps ----------------------------------------------------------------------------------
@@ -230,17 +232,14 @@ class Streams:
                         )
                     )
                 case Rows(rows, page):
-                    # Not live yet, so no event of it can come while a large page is packed.
                     payload = protocol.initial_data_batch(subscription.id, rows, page)
-                    if outbox.packed and len(payload) > PACK_INLINE_MAX_BYTES:
-                        frame = await asyncio.get_running_loop().run_in_executor(
-                            self._services.packer, partial(message_frame, payload, packed=True)
-                        )
-                        if subscription.stage is Stage.ENDED:
-                            return
-                        outbox.send_frame(frame)
-                    else:
+                    if not outbox.packed or len(payload) <= PACK_INLINE_MAX_BYTES:
                         outbox.send(payload)
+                        continue
+                    frame = await self._packed(subscription, payload)
+                    if subscription.stage is Stage.ENDED:
+                        return
+                    outbox.send_frame(frame)
                 case Events(events):
                     for event in events:
                         outbox.send_event(subscription.prefix, event)
@@ -248,6 +247,20 @@ class Streams:
                     outbox.send(protocol.position(subscription.id, seq))
                 case _:
                     assert_never(output)
+
+    async def _packed(self, subscription: Subscription, payload: bytes) -> bytes:
+        """The frame of a large page. No event of it can come meanwhile: it is not live yet."""
+        self._packing.add(subscription)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(
+                self._services.packer, partial(message_frame, payload, packed=True)
+            )
+        finally:
+            self._packing.discard(subscription)
+
+    def _told(self, subscription: Subscription, cursor: Seq) -> Seq:
+        """`cursor`, unless it counts rows that are not queued yet: then it has to load again."""
+        return Seq(0) if subscription in self._packing else cursor
 
     async def _run_pump(self) -> None:
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import orjson
 import pytest
 
@@ -135,6 +137,51 @@ def test_a_row_beyond_the_page_that_does_not_match_is_no_more() -> None:
     _, rows = opened(group, Whole(2), plan(where=in_room("r"))).step(0)
     assert isinstance(rows, Rows)
     assert not rows.page.has_more
+
+
+ROWS_COME = [
+    Whole(10),
+    Whole(2),
+    Newest(5),
+    Resume(Seq(0), 10, snapshot_if_expired=False),
+    Resume(Seq(1024), 10, snapshot_if_expired=True),  # before the floor
+]
+
+
+@pytest.mark.parametrize("start", ROWS_COME)
+def test_the_acceptance_is_no_cursor_when_rows_come_after_it(start: Start) -> None:
+    group = filled(5)
+    group.floor = group.seq_last
+    accepted, rows = opened(group, start).step(0)
+    assert isinstance(accepted, Accepted)
+    assert isinstance(rows, Rows)
+    assert accepted.page == replace(rows.page, seq=None)
+
+
+@pytest.mark.parametrize("start", ROWS_COME)
+def test_who_is_cut_off_after_any_frame_and_resumes_misses_nothing(start: Start) -> None:
+    group = filled(5)
+    group.floor = group.seq_last
+    frames = len(until_live(opened(group, start)))
+    for cut in range(frames + 1):
+        client = Client()
+        subscription = opened(group, start, client=client)
+        client.take(subscription, until_live(subscription)[:cut])
+        subscription.close()
+        resume = Resume(Seq(client.cursor), 10, snapshot_if_expired=False)
+        subscription = opened(group, resume, client=client)
+        client.take(subscription, until_live(subscription))
+        assert sorted(client.rows) == ["0", "1", "2", "3", "4"], f"cut off after {cut}"
+        subscription.close()
+
+
+def until_live(subscription: Subscription) -> list[Output]:
+    """Everything it gives to who asks for each page at once."""
+    outputs: list[Output] = []
+    while subscription.stage is not Stage.LIVE:
+        outputs += subscription.step(0)
+        subscription.next_page(None, 0)
+    return outputs
 
 
 def test_resume_replays_what_was_missed_deletes_too() -> None:

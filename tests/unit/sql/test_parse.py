@@ -10,7 +10,7 @@ from kalamdb.errors import (
     InvalidStatement,
     KalamError,
     LimitReached,
-    StatementTooLarge,
+    TextTooLong,
     SyntaxInvalid,
 )
 from kalamdb.model.principal import Role
@@ -195,7 +195,7 @@ def test_a_syntax_error_says_where(text: str, line: int, column: int | None) -> 
 
 
 def test_a_text_has_a_size() -> None:
-    with pytest.raises(StatementTooLarge):
+    with pytest.raises(TextTooLong):
         parse("SELECT '" + "é" * (TEXT_MAX_BYTES // 2) + "'")
 
 
