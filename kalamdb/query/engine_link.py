@@ -188,13 +188,20 @@ class EngineLink:
     # ---- a query --------------------------------------------------------------------------------
 
     async def run(
-        self, request: ScanRequest, feed: Feed, threads: ThreadPoolExecutor
+        self,
+        request: ScanRequest,
+        feed: Feed,
+        threads: ThreadPoolExecutor,
+        ready: Callable[[], None],
     ) -> EngineResult:
-        """Raises what the query or its feed raise. If not `clean` afterwards, `kill` it."""
+        """Calls `ready` once the engine is loaded. Raises what the query or its feed raise. If not
+        `clean` afterwards, `kill` it.
+        """
         fed: Future[None] | None = None
         self._running = True
         try:
             await self._wait_ready()
+            ready()
             sources = await feed.open()
             if self.ended.is_set():
                 raise WorkerEnded

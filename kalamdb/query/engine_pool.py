@@ -36,6 +36,7 @@ log = structlog.get_logger(__name__)
 MIB = 1 << 20
 WARM = 2
 """Workers kept once there was a query: when one is killed, the next query has another."""
+START_S = 30.0
 
 
 LOOKERS = 2
@@ -107,11 +108,19 @@ class EnginePool:
         self._queries += 1
         began = done = False
         try:
-            async with asyncio.timeout(self.settings.timeout_s):
+            # The line and a worker's start have limits of their own: what a query may take counts
+            # from when its worker is ready.
+            async with asyncio.timeout(self.settings.timeout_s) as limit:
+                now_s = asyncio.get_running_loop().time
+
+                def ready() -> None:
+                    limit.reschedule(now_s() + self.settings.timeout_s)
+
                 link = await self._take(request.places)
+                limit.reschedule(now_s() + START_S)
                 began = True
                 try:
-                    result = await link.run(request, feed, self._feeders)
+                    result = await link.run(request, feed, self._feeders, ready)
                 finally:
                     self._give_back(link)
             done = True

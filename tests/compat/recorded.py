@@ -20,7 +20,7 @@ import aiohttp
 
 from tests.e2e.server import Client, Server
 
-VERSION = "try"
+VERSION = "0.1.0"
 DATA = Path(__file__).with_name("data")
 CLUSTER = {"KALAMDB_CLUSTER_ID": "recorded"}
 SIZE_MAX_BYTES = 100_000

@@ -149,9 +149,10 @@ class Live:
         await self.say("subscribe", subscription=wish)
 
     async def next(self, type_: str | None = None, timeout_s: float = ANSWER_S) -> dict[str, Any]:
-        """The next frame, which has to be of `type_`. Raises: AssertionError when it is not."""
-        message = await self.ws.receive(timeout_s)
-        frame = self._frame(message)
+        """The next frame but a pong; it has to be of `type_`, else AssertionError."""
+        frame = self._frame(await self.ws.receive(timeout_s))
+        while frame["type"] == "pong" and type_ != "pong":
+            frame = self._frame(await self.ws.receive(timeout_s))
         assert type_ is None or frame["type"] == type_, frame
         return frame
 
@@ -186,9 +187,12 @@ class Live:
             while True:
                 message = await self.ws.receive()
                 if message.type in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
-                    frames.append(self._frame(message))
+                    frame = self._frame(message)
+                    if frame["type"] != "pong":
+                        frames.append(frame)
                 else:
-                    return self.ws.close_code, frames
+                    said = message.type is aiohttp.WSMsgType.CLOSE
+                    return message.data if said else self.ws.close_code, frames
 
     async def quiet(self) -> None:
         """Nothing is on its way: a refusal that is asked for now is the next frame to come."""

@@ -14,19 +14,21 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from tests.e2e.contract import CHEAP_HASHES, Node, one_node
+from tests.e2e.contract import CHEAP_HASHES, Node, live, one_node
 from tests.e2e.server import JWT_SECRET, ROOT_PASSWORD, Answer, Client, Server
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 LOCKOUT_S = 1
+ENDED_WITHIN_S = 5.0
+HASTY = {"KALAMDB_WEBSOCKET_HEARTBEAT_INTERVAL_S": "0.2"}
 ROLES = ("user", "service", "dba", "system")
 NEW_PASSWORD = "a-second-long-password-17"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def node(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Node]:
-    env = {"KALAMDB_AUTH_LOCKOUT_S": str(LOCKOUT_S)}
+    env = {"KALAMDB_AUTH_LOCKOUT_S": str(LOCKOUT_S), **HASTY}
     async with one_node(tmp_path_factory.mktemp("auth") / "data", env) as node:
         await node.root.ok("CREATE USER TABLE app.notes (id INT PRIMARY KEY, body TEXT)")
         for role in ROLES:
@@ -361,6 +363,26 @@ async def test_a_change_of_the_user_ends_its_tokens(node: Node, change: str) -> 
         assert (await sign_in(node, name)).word == (401, "unauthorized")
         await node.root.ok(f"CREATE USER {name} WITH PASSWORD '{ROOT_PASSWORD}' ROLE user")
         assert (await with_token(node, user.token)).status == 401, "another user of the same name"
+
+
+# ---- rights that end while connected ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("live-dropped", "DROP USER 'live-dropped'"),
+        ("live-promoted", "ALTER USER 'live-promoted' SET ROLE service"),
+        ("live-password", "ALTER USER 'live-password' SET PASSWORD 'another-long-password-1'"),
+    ],
+)
+async def test_lost_rights_end_the_connection(node: Node, name: str, change: str) -> None:
+    user = await node.user(name)
+    async with live(user) as they:
+        await they.snapshot("m", "SELECT id FROM app.notes", {})
+        await node.root.ok(change)
+        code, frames = await they.closed(ENDED_WITHIN_S + 1)
+        assert (code, frames[-1]["type"]) == (1008, "auth_error")
 
 
 # ---- the first user -----------------------------------------------------------------------------

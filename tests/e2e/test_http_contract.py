@@ -172,7 +172,7 @@ NESTED = [
     ("casts", "SELECT 1" + "::INT" * DEEP),
     ("brackets", "SELECT " + "[" * DEEP + "1" + "]" * DEEP),
     ("joins", "SELECT 1 FROM app.t AS a0" + " CROSS JOIN app.t" * DEEP),
-    ("commas", "SELECT " + ",".join(["1"] * 500)),
+    ("commas", "SELECT " + ",".join(["1"] * (DEEP - 1))),
     ("IN list", "SELECT id FROM app.t WHERE id IN (" + ",".join(["1"] * DEEP) + ")"),
     ("statements", "SELECT 1;" * DEEP),
     ("EXECUTE AS", "EXECUTE AS 'bob' (" * DEEP + "SELECT 1" + ")" * DEEP),

@@ -34,7 +34,8 @@ DECIMAL = ColumnType(Kind.DECIMAL, 38, 2)
 
 
 def decimal_text(unscaled: int) -> str:
-    return f"{Decimal(unscaled).scaleb(-2):f}"
+    sign, size = ("-" if unscaled < 0 else ""), abs(unscaled)
+    return f"{sign}{size // 100}.{size % 100:02d}"
 
 
 COLUMNS: list[tuple[ColumnType, st.SearchStrategy[Any]]] = [
