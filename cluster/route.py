@@ -78,8 +78,8 @@ class LocalGroups:
     def get(self, table: TableDef, partition: Partition, pk: bytes) -> bytes | None:
         return self.of(partition).get(table, partition, pk)
 
-    def position(self, partition: Partition) -> Seq:
-        return self.of(partition).seq_last
+    def last_change(self, table: TableDef, partition: Partition) -> Seq:
+        return self.of(partition).last_change(table, partition)
 
     def snapshot(self, partition: Partition) -> Snapshot:
         return self.of(partition).snapshot()

@@ -204,8 +204,12 @@ class Groups(Protocol):
         """
         ...
 
-    def position(self, partition: Partition) -> Seq:
-        """The seq the partition's group has applied here: what a read just now is current to."""
+    def last_change(self, table: TableDef, partition: Partition) -> Seq:
+        """Seq of the newest change of the (table, partition) chain applied here, 0 for none.
+
+        The cursor of a read. The group's own position would be one too, but it moves with every
+        tenant of the group, and who reads one table must not learn when others write.
+        """
         ...
 
     def snapshot(self, partition: Partition) -> Snapshot: ...

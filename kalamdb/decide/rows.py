@@ -198,7 +198,7 @@ class RowWriter:
         returning = self._returning
         return Outcome(
             self.inserted + self.updated + self.deleted,
-            draft.seq,
+            self._last,
             None if returning is None else returning.columns,
             None if returning is None else tuple(self.returned),
             self.inserted,

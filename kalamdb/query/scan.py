@@ -204,10 +204,12 @@ class Sources:
             if snapshot is None:
                 snapshot = snapshots[source.partition] = self._groups.snapshot(source.partition)
             source.snapshot = snapshot
-        self.seqs = tuple(
-            sorted({snapshot.group: snapshot.seq for snapshot in snapshots.values()}.items())
-        )
-        return tuple(self._pin(source, snapshots[source.partition]) for source in self._sources)
+        pinned = tuple(self._pin(source, snapshots[source.partition]) for source in self._sources)
+        newest: dict[GroupId, Seq] = {}
+        for source in self._sources:
+            newest[source.group] = max(newest.get(source.group, Seq(0)), source.last_change)
+        self.seqs = tuple(sorted(newest.items()))
+        return pinned
 
     def _pin(self, source: _Source, snapshot: Snapshot) -> WireSource:
         check_schema(source.table, source.partition, self._groups)

@@ -44,6 +44,7 @@ PullImage = Callable[[GroupId, int], AsyncIterator[image.Pairs]]
 """Chunks of a group's image as another node has it (`Replica.image_chunks` there)."""
 
 PURGE_KEYS = 2000
+_LAST = bytes([keys.Family.LAST])
 
 
 def _no_room_needed() -> DiskFull | None:
@@ -195,6 +196,15 @@ class Replica:
         if not table.has_tombstones and codec.row_seq(raw) <= self._hidden_upto(table):
             return None
         return raw
+
+    def last_change(self, table: TableDef, partition: Partition) -> Seq:
+        """Seq of the newest change of the chain, 0 for none."""
+        prefix = self._prefixes.get((table.id, partition))
+        if prefix is None:
+            prefix = self._prefix(table.id, partition)
+        # A LAST key is the row prefix under another family.
+        raw = self._get(_LAST + prefix[1:])
+        return Seq(0) if raw is None else codec.decode_seq(raw)
 
     def _hidden_upto(self, table: TableDef) -> Seq:
         now_ms = max(self._clock.wall_ms(), seq_ms(self.seq_last))

@@ -9,6 +9,7 @@ that is no longer listed.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Protocol, assert_never
 
@@ -62,6 +63,9 @@ class Definitions:
         self._groups = groups
         self._clock = clock
         self._hash_password = hash_password
+        # A table is defined and dropped in steps, and two statements about one name would take away
+        # each other's: here they come one after the other, from other nodes as a Conflict.
+        self._turn = asyncio.Lock()
 
     def require_namespace(self, name: str) -> None:
         if name not in self._groups.catalog.namespaces:
@@ -100,11 +104,14 @@ class Definitions:
                 state = "created" if outcome.affected else "already exists"
                 return f"namespace {statement.name} {state}"
             case DropNamespace():
-                return await self._drop_namespace(statement, tag)
+                async with self._turn:
+                    return await self._drop_namespace(statement, tag)
             case CreateTable():
-                return await self._create_table(statement, namespace, tag)
+                async with self._turn:
+                    return await self._create_table(statement, namespace, tag)
             case DropTable():
-                return await self._drop_table(statement, namespace)
+                async with self._turn:
+                    return await self._drop_table(statement, namespace)
             case CreateUser():
                 return await self._create_user(statement, tag)
             case AlterUser():

@@ -347,7 +347,8 @@ class Session:
         match bound:
             case PointSelect():
                 found = await point.select(bound, env, self._reads(run))
-                cursor = self._groups.position(bound.table.partition_for(env.principal.partition))
+                partition = bound.table.partition_for(env.principal.partition)
+                cursor = self._groups.last_change(bound.table, partition)
                 return answers.rows(
                     prepared.schema, orjson.dumps(found), len(found), user, str(cursor)
                 )

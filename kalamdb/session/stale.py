@@ -31,8 +31,8 @@ class StaleReads:
     def get(self, table: TableDef, partition: Partition, pk: bytes) -> bytes | None:
         return self._groups.get(table, partition, pk)
 
-    def position(self, partition: Partition) -> Seq:
-        return self._groups.position(partition)
+    def last_change(self, table: TableDef, partition: Partition) -> Seq:
+        return self._groups.last_change(table, partition)
 
     def snapshot(self, partition: Partition) -> Snapshot:
         return self._groups.snapshot(partition)

@@ -15,7 +15,7 @@ from collections import OrderedDict
 
 from sqlglot.tokenizer_core import Token, TokenType
 
-from kalamdb.errors import EmptySql, KalamError, LimitReached, TextTooLong, SyntaxInvalid
+from kalamdb.errors import EmptySql, KalamError, LimitReached, SyntaxInvalid, TextTooLong
 from kalamdb.sql.dialect import tokenize
 from kalamdb.sql.grammar import read_statement
 from kalamdb.sql.statement import Statement

@@ -448,6 +448,35 @@ async def test_setup_makes_the_first_user_once(tmp_path_factory: pytest.TempPath
         server.kill()
 
 
+async def test_limits_of_rate_answer_429(tmp_path_factory: pytest.TempPathFactory) -> None:
+    env = {
+        "KALAMDB_RATE_LIMIT_ENABLED": "true",
+        "KALAMDB_RATE_LIMIT_AUTH_PER_IP_PER_S": "1",
+        "KALAMDB_RATE_LIMIT_QUERIES_PER_USER_PER_S": "5",
+    }
+    async with one_node(tmp_path_factory.mktemp("rates") / "data", env) as node:
+        answers = [await node.root.sql("SHOW NAMESPACES") for _ in range(30)]
+        refused = [answer for answer in answers if answer.status != 200]
+        assert {(answer.status, answer.code) for answer in refused} == {
+            (429, "RATE_LIMIT_EXCEEDED")
+        }
+        assert len(answers) - len(refused) >= 5
+        url = f"{node.server.url}/v1/api/sql"
+        for _ in range(20):
+            headers = {"Authorization": "Bearer x.y.z"}
+            async with node.http.post(url, json={"sql": "SELECT 1"}, headers=headers) as response:
+                status, after = response.status, response.headers.get("Retry-After")
+        assert (status, int(after or 0) >= 1) == (429, True)
+        reply = await sign_in(node, "root")
+        assert reply.word == (429, "rate_limited")
+        assert int(reply.headers["Retry-After"]) >= 1
+        headers = {"X-Forwarded-For": "203.0.113.7"}
+        said = {"user": "root", "password": ROOT_PASSWORD}
+        url = f"{node.server.url}/v1/api/auth/login"
+        async with node.http.post(url, json=said, headers=headers) as response:
+            assert response.status == 200, "another address has its own measure"
+
+
 async def test_the_log_has_no_error(node: Node) -> None:
     """Stands last: nothing above was a bug that hid behind a right status."""
     said = node.server.log.read_text()

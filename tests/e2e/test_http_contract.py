@@ -388,6 +388,26 @@ async def test_details_are_for_admins_only(node: Node) -> None:
     assert (await node.root.sql("SELEC 1")).body["error"]["details"] == "SELEC 1"
 
 
+async def test_one_of_many_that_make_the_same_thing_makes_it(node: Node) -> None:
+    made = "CREATE USER TABLE app.raced (id INT PRIMARY KEY)"
+    answers = await asyncio.gather(*(node.root.sql(made) for _ in range(10)))
+    assert sorted(answer.status for answer in answers) == [200] + [400] * 9
+    tolerant = "CREATE USER TABLE IF NOT EXISTS app.raced_too (id INT PRIMARY KEY)"
+    answers = await asyncio.gather(*(node.root.sql(tolerant) for _ in range(10)))
+    assert [answer.status for answer in answers] == [200] * 10
+    row = "INSERT INTO app.raced VALUES (1)"
+    answers = await asyncio.gather(*(node.root.sql(row) for _ in range(20)))
+    assert sorted(answer.status for answer in answers) == [200] + [400] * 19
+
+
+async def test_counting_together_loses_nothing(node: Node) -> None:
+    await node.root.ok("CREATE USER TABLE app.counter (id INT PRIMARY KEY, v INT)")
+    await node.root.ok("INSERT INTO app.counter VALUES (1, 0)")
+    plus = "UPDATE app.counter SET v = v + 1 WHERE id = 1"
+    await asyncio.gather(*(node.root.ok(plus) for _ in range(50)))
+    assert (await node.root.ok("SELECT v FROM app.counter WHERE id = 1")).rows == [[50]]
+
+
 # ---- heavy queries ------------------------------------------------------------------------------
 
 

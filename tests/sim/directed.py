@@ -1,4 +1,4 @@
-"""Two situations by hand, where chance seldom leads: a leader that is cut off and does not know it
+"""Situations by hand, where chance seldom leads: a leader that is cut off and does not know it
 yet.
 
 Keeps: what a leader that is cut off answers must be true of the committed log, or be no answer.
@@ -79,3 +79,21 @@ class CutOff:
             if member.groups[self._place.group].ready
         ]
         return max(leading, key=lambda pair: pair[0])[1]
+
+
+def bridges(seed: int, count: int = 8) -> str | None:
+    """The fault that members elect a leader through one that dies after its vote, again and again.
+
+    None when nothing was wrong.
+    """
+    with small_log():
+        world = Simulation(seed)
+        world.begin()
+        try:
+            for _ in range(count):
+                bridge = world.spawn(world.nemesis.bridge())
+                assert world.timeline.run(30.0, bridge.done)
+                world.timeline.run(1.0)
+        except AssertionError as error:
+            return str(error) or "assertion"
+    return None

@@ -104,12 +104,18 @@ class Nemesis:
                 await self._calls.pause(self._dice.uniform(0.0, 0.6))
 
     async def disaster(self) -> None:
-        """All lose power while a follower writes its log; who led comes back last."""
+        """All lose power while the followers' disks are slow; who led comes back last."""
         leader = self._leader()
-        for _ in range(300):
-            if any(m.up and m.writing and m is not leader for m in self._members.values()):
+        followers = [member for member in self._members.values() if member is not leader]
+        for member in followers:
+            member.sync_s = (0.03, 0.08)
+        await self._calls.pause(0.1)
+        for _ in range(400):
+            if all(member.up and member.writing_s > 0.008 for member in followers):
                 break
             await self._calls.pause(0.001)
+        for member in followers:
+            member.sync_s = (0.0001, 0.002)
         if self.over:
             return
         self._hit("disaster")

@@ -150,6 +150,7 @@ class Member:
         self.life.ended = True
         self.hub: Hub | None = None
         self._batch: Batch | None = None
+        self._batch_at_s = 0.0
         self.images = 0
         self.on_start: Callable[[Member], None] = _nothing
         self.replicas: dict[int, Replica] = {}
@@ -164,9 +165,9 @@ class Member:
         return not self.life.ended
 
     @property
-    def writing(self) -> bool:
-        """A batch of its log is on the way to the disk."""
-        return self._batch is not None
+    def writing_s(self) -> float:
+        """For how long a batch of its log is on the way to the disk by now; 0 without one."""
+        return 0.0 if self._batch is None else self.world.timeline.now_s - self._batch_at_s
 
     def start(self) -> None:
         assert self.life.ended
@@ -258,6 +259,7 @@ class Member:
             self._busy = False
             self._finish()
             return
+        self._batch_at_s = self.world.timeline.now_s
         dice = self.world.dice
         sync_s = SLOW_SYNC_S if dice.random() < SLOW_SYNC_SHARE else self.sync_s
         self.loop.call_later(dice.uniform(*sync_s), self._written)

@@ -8,11 +8,11 @@ from __future__ import annotations
 import pytest
 
 from tests.sim import mutants
-from tests.sim.directed import CutOff
+from tests.sim.directed import CutOff, bridges
 
 ALL_FROM_SEEDS = 50  # a run of this many seeds plants all mutants
-# Any write under way hides this one; the situations below show it.
-BY_HAND = {"refuses_unconfirmed"}
+# Rare by chance; the situations below show them.
+BY_HAND = {"refuses_unconfirmed", "forgets_votes"}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -40,3 +40,9 @@ def test_a_leader_cut_off_refuses_nothing() -> None:
     assert CutOff(1).append_at_the_old() in ("Indeterminate", "Unavailable", "Lost")
     with mutants.planted("refuses_unconfirmed"):
         assert CutOff(1).append_at_the_old() == 0
+
+
+def test_a_vote_is_not_forgotten() -> None:
+    assert bridges(1) is None
+    with mutants.planted("forgets_votes"):
+        assert bridges(1) is not None

@@ -164,7 +164,7 @@ class FakeGroups:
         self.on_get()
         return self.rows.get((table.id, partition), {}).get(pk)
 
-    def position(self, partition: Partition) -> Seq:
+    def last_change(self, table: TableDef, partition: Partition) -> Seq:
         return Seq(self.seq)
 
     def snapshot(self, partition: Partition) -> FakeSnapshot:
