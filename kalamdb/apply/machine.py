@@ -123,9 +123,9 @@ class Machine:
             if decided.term != entry.term:
                 applied.append((entry, None))
                 continue
-            if decided.prev_seq != seq:
-                detail = f"it follows seq {decided.prev_seq}, the group is at {seq}"
-                self._corrupt(entry, detail)
+            if decided.prev_seq != seq or decided.seq_last < seq:
+                span = f"it goes from seq {decided.prev_seq} to {decided.seq_last}"
+                self._corrupt(entry, f"{span}, the group is at {seq}")
             for command in decided.commands:
                 self._put(entry, decided, command, puts)
             seq = decided.seq_last

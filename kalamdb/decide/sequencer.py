@@ -301,6 +301,7 @@ class Sequencer:
         waiter: Waiter,
     ) -> None:
         flight = Flight(0, draft.effects, draft.fresh, outcome)
+        flight.seq_after = draft.seq  # the answer's seq is its chain's, which may be older
         flight.waiters.append(waiter)
         if tag is not None and key is not None:
             flight.request_key = key

@@ -1,8 +1,7 @@
 """Clauses of the protocol, each left out: what a simulated world must notice.
 
-A mutant patches the real classes for the time of a run. Each stands for one rule; its docstring
-says which. `FIRST_SEED` names a seed that notices it (`python -m tests.sim.mutants` looks for it
-again).
+A mutant patches the real classes for the time of a run; its docstring says which rule it breaks.
+`first_seeds` names a seed that notices it (`python -m tests.sim.mutants` writes the table anew).
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from cluster.raft.transport import Guard
 from kalamdb.apply.machine import Machine
 from kalamdb.decide import purge, rows, sequencer
 from kalamdb.decide.draft import Draft
-from kalamdb.decide.flight import settle
+from kalamdb.decide.flight import Flight, settle
 from kalamdb.decide.requests import Requests
 from kalamdb.decide.rows import RowWriter
 from kalamdb.decide.sequencer import Sequencer
@@ -38,6 +37,7 @@ from kalamdb.replica.replica import Replica
 from kalamdb.store import changes
 from kalamdb.store.memory import MemoryStore
 from tests.sim import run
+from tests.sim.first_seeds import FIRST_SEED
 
 Patches = Callable[[], list[Any]]
 MUTANTS: dict[str, Patches] = {}
@@ -176,6 +176,22 @@ def believes_slow_work() -> list[Any]:
     return [patch.object(rows, "put_rows", believe)]
 
 
+class _EndsInAnswer(Flight):
+    @property
+    def seq_after(self) -> Seq:
+        return self.answer.seq
+
+    @seq_after.setter
+    def seq_after(self, seq: Seq) -> None:  # type: ignore[override]
+        pass
+
+
+@mutant
+def entry_ends_in_answer() -> list[Any]:
+    """§1 an entry's `seq_last` is the group's: a command without changes does not set it back."""
+    return [patch.object(sequencer, "Flight", _EndsInAnswer)]
+
+
 @mutant
 def chain_of_applied_only() -> list[Any]:
     """§9 `prev_seq` follows what is decided, not what is applied."""
@@ -278,10 +294,10 @@ def trims_before_the_floor() -> list[Any]:
 
 @mutant
 def resumes_below_the_floor() -> list[Any]:
-    """§9 a cursor below the floor is expired."""
+    """§9 a cursor that misses changes below the floor is expired."""
 
-    def check(reader: Any, cursor: Seq, seq_last: Seq) -> None:
-        pass
+    def check(reader: Any, at: Any, cursor: Seq, seq_last: Seq) -> Seq:
+        return cursor
 
     return [patch.object(changes, "check_cursor", check)]
 
@@ -460,41 +476,6 @@ def store_with_holes() -> list[Any]:
 
     return [patch.object(MemoryStore, "crash", hole)]
 
-
-FIRST_SEED = {
-    "leads_before_its_no_op": 0,
-    "refuses_at_once": 2,
-    "keeps_overlay": 0,
-    "keeps_queue": 13,
-    "calls_appended_unavailable": 0,
-    "answers_before_apply": 0,
-    "reads_no_overlay": 0,
-    "believes_slow_work": 0,
-    "chain_of_applied_only": 0,
-    "seq_of_clock": 0,
-    "forgets_pending_requests": 0,
-    "forgets_stored_requests": 0,
-    "writes_no_history": 0,
-    "splits_transactions": 0,
-    "floor_of_clock": 0,
-    "trims_before_the_floor": 3,
-    "resumes_below_the_floor": 3,
-    "applies_any_term": 1,
-    "applies_before_durable": 7,
-    "image_leaves_streams": 1,
-    "deposed_leader_is_not_told": 0,
-    "reads_without_barrier": 1,
-    "reads_on_followers": 0,
-    "read_index_of_old_answers": 3,
-    "cuts_on_duplicates": 0,
-    "acknowledges_before_sync": 3,
-    "commits_unverified": 0,
-    "compacts_what_is_not_durable": 1,
-    "store_with_holes": 0,
-}
-"""The first seed that notices each mutant. Any change of the product moves the worlds, so the test
-looks on in others; run this module to write the table anew.
-"""
 
 SEEDS_MAX = 60
 

@@ -138,7 +138,26 @@ async def test_floor_is_the_first_seq_of_the_hour(world: World) -> None:
     assert seq_hour(old) < seq_hour(young)
     assert changes(world, floor) == [young]
     with pytest.raises(CursorExpired):
-        changes(world, Seq(floor - 1))
+        changes(world, Seq(old - 1))
+
+
+async def test_a_cursor_below_the_floor_is_good_while_nothing_after_it_is_trimmed(
+    world: World,
+) -> None:
+    first, second = (world.do(insert(TABLE, message(number))).seq for number in (1, 2))
+    world.clock.pass_s(3 * 3600)
+    world.do(insert(TABLE, message(1), partition=BOB))
+    while world.do(TrimBefore(hour_now(world))).affected:
+        pass
+    assert not family_keys(world, keys.Family.CHANGE)[1:], "all of it but Bob's is trimmed"
+    assert changes(world, second) == []
+    world.clock.pass_s(3 * 3600)
+    later = [world.do(insert(TABLE, message(number))).seq for number in (3, 4)]
+    assert changes(world, second) == later
+    for cursor in (Seq(0), Seq(first - 1), first, Seq(second - 1)):
+        with pytest.raises(CursorExpired) as expired:
+            changes(world, cursor)
+        assert expired.value.reason == "expired"
 
 
 async def test_floor_of_an_idle_group_is_its_own_seq(world: World) -> None:

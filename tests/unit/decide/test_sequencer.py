@@ -436,3 +436,18 @@ async def test_staged_statement_keeps_its_request_id() -> None:
     assert first.inserted == 2000
     assert world.do(work, tag("r")) == first
     assert len(world.rows(TABLE)) == 2000
+
+
+async def test_an_answer_of_an_older_chain_does_not_set_the_group_back() -> None:
+    """What a statement answers is its chain's seq; an entry's `seq_last` is the group's."""
+    world = made()
+    world.do(insert(TABLE, message(1), partition=BOB))
+    world.do(insert(TABLE, message(1), partition=ALICE))
+    before = world.replica.seq_last
+    outcome = world.do(update(TABLE, 99, {2: "nobody"}, partition=BOB), tag("empty"))
+    assert outcome.affected == 0
+    assert outcome.seq < before
+    assert world.replica.seq_last == before
+    assert all(entry.seq_last >= entry.prev_seq for entry in entries_of(world))
+    world.do(insert(TABLE, message(2), partition=ALICE))
+    assert world.replica.seq_last > before
