@@ -308,7 +308,10 @@ class Connection:
                     pass
             if not self._outbox.has_room:
                 self._outbox.flush()
-            await self._drained()
+            if not await self._drained():
+                continue
+            # What the client said while nobody read is no silence.
+            self._heard_s = self._clock.monotonic_s()
 
     async def _text(self, payload: bytes) -> None:
         size_max = self._limits.message_max_bytes
@@ -416,7 +419,9 @@ class Connection:
             return
         self._ticking = self._loop.call_later(self._limits.heartbeat_interval_s, self._tick)
         now_s = self._clock.monotonic_s()
-        if now_s - self._heard_s > self._limits.client_timeout_s:
+        # Who does not take in what was sent is not heard either: a slow consumer, not a silent one.
+        stuck = self._request.protocol.writing_paused
+        if not stuck and now_s - self._heard_s > self._limits.client_timeout_s:
             self._end(1000, "Heartbeat timeout")
             return
         if self._principal is not None:

@@ -136,3 +136,16 @@ async def test_a_client_that_vanishes_leaves_nothing() -> None:
         await wait_until(lambda: house.edge.statistics().connections == 0, what="it is gone")
         assert house.group.hub.statistics().subscriptions == 0
         await client.socket.close()
+
+
+async def test_who_does_not_read_is_slow_and_not_silent() -> None:
+    """A shorter patience with silence than with slowness changes nothing about which one it is."""
+    limits = replace(
+        LIMITS, slow_consumer_timeout_s=1.0, client_timeout_s=0.3, heartbeat_interval_s=0.05
+    )
+    async with opened(limits, small_buffers=True) as house, await house.alice() as client:
+        await stop_reading(house, client)
+        while (frame := await client.frame())["type"] == "change":
+            pass
+        assert (frame["type"], frame["code"]) == ("error", "SLOW_CONSUMER")
+        assert (await client.frame())["code"] == 1013
