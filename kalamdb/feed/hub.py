@@ -9,7 +9,8 @@
 
 Invariants: a member of a feed has been given everything of its chain up to the feed's position; the
 rows of one transaction end with exactly one `commit` frame per feed. A chain nobody watches costs
-one look-up.
+one look-up. A position is the seq of a change of the member's own chain: the group's would tell a
+client when others write.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class EndReason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class StreamEnd:
-    """The end of one stream. `cursor` is where it stands: everything up to it was handed out."""
+    """The end of one stream. `cursor` is where it stands in its chain: what it was given last."""
 
     reason: EndReason
     detail: str
@@ -56,7 +57,7 @@ class Push(Protocol):
 
 
 class Member(Protocol):
-    """A subscription, as the hub sees it. `position` is a lower bound of what it was given."""
+    """A subscription, as the hub sees it. `position`: at least this much of its chain it has."""
 
     plan: LivePlan
     chain: bytes
@@ -83,13 +84,17 @@ class HubStatistics:
 
 
 class Feed:
-    """The members of one shape on one chain."""
+    """The members of one shape on one chain.
 
-    __slots__ = ("_held", "_hub", "_render", "_where", "members", "plan", "seq")
+    `seq` is the last change judged, `event_seq` the last one its members were handed.
+    """
+
+    __slots__ = ("_held", "_hub", "_render", "_where", "event_seq", "members", "plan", "seq")
 
     def __init__(self, hub: Hub, plan: LivePlan) -> None:
         self.plan = plan
         self.seq = Seq(0)
+        self.event_seq = Seq(0)
         self.members: dict[Member, tuple[Push, bytes]] = {}
         self._hub = hub
         self._where = plan.where
@@ -116,6 +121,7 @@ class Feed:
             return
         kind, change = held
         event = self._render.event(kind, change, commit=commit)
+        self.event_seq = change.seq
         refused = [
             member for member, (push, prefix) in self.members.items() if not push(prefix, event)
         ]
@@ -187,8 +193,12 @@ class Hub:
         """Be told of ends from now on."""
         self._members.setdefault(member, None)
 
-    def join(self, member: Member, position: Seq) -> None:
-        """Get every change after `position`, which is the group's position in this very step."""
+    def join(self, member: Member, position: Seq, group_seq: Seq) -> None:
+        """Get every change of its chain from now on.
+
+        It has them up to `position`, and there is none between it and `group_seq`, which is the
+        group's position in this very step.
+        """
         assert member in self._members, "a subscription enters before it joins"
         feeds = self._chains.setdefault(member.chain, {})
         feed = feeds.get(member.plan.shape)
@@ -196,7 +206,7 @@ class Hub:
             feed = feeds[member.plan.shape] = Feed(self, member.plan)
         feed.members[member] = (member.push, member.prefix)
         member.position = position
-        self._joined_upto = max(self._joined_upto, position)
+        self._joined_upto = max(self._joined_upto, group_seq)
         self._members[member] = feed
 
     def detach(self, member: Member) -> None:
@@ -226,9 +236,14 @@ class Hub:
         self._members.pop(member, None)
 
     def cursor(self, member: Member) -> Seq:
-        """Where a subscription stands: it was handed everything of its chain up to here."""
+        """The last change of its chain that a subscription was given, or that was not for it."""
         feed = self._members.get(member)
         return member.position if feed is None else max(member.position, feed.seq)
+
+    def event_seq(self, member: Member) -> Seq:
+        """The last event of the feed a subscription is in, which it has; 0 for none."""
+        feed = self._members.get(member)
+        return Seq(0) if feed is None else feed.event_seq
 
     def statistics(self) -> HubStatistics:
         return HubStatistics(

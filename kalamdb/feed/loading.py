@@ -36,7 +36,7 @@ class Newest:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Where a snapshot stands. `seq` is the cursor, once all rows up to it were given out."""
+    """Where a snapshot stands. `seq` is its cursor, once all its rows were given out."""
 
     number: int
     has_more: bool
@@ -51,7 +51,10 @@ class Page:
 
 
 class Load:
-    """One snapshot being given out. `snapshot` is closed by `close` alone."""
+    """One snapshot being given out. `snapshot` is closed by `close` alone.
+
+    `cursor` is the last change in it of the chain.
+    """
 
     def __init__(
         self,
@@ -64,6 +67,7 @@ class Load:
         opened_s: float,
     ) -> None:
         self.snapshot = snapshot
+        self.cursor = snapshot.last_change(plan.table, partition)
         self.opened_s = opened_s
         self.last_row: Seq | None = None
         self._plan = plan
@@ -139,7 +143,7 @@ class Load:
     def _complete(self, *, has_more: bool) -> tuple[Page, tuple[bytes, ...]]:
         rows, self._rows, self._size_bytes = self._rows, [], 0
         self.last_row = rows[-1][0] if rows else None
-        seq = None if has_more else self.snapshot.seq
+        seq = None if has_more else self.cursor
         page = Page(self._number, has_more, self.last_row, seq)
         self._number += 1
         return page, tuple(row for _, row in rows)

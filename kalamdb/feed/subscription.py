@@ -5,15 +5,16 @@
 2. LOADING: each step scans a slice of the snapshot and, when a page is full, gives it out.
 3. WAITING: the client asks for the next page when it wants it. The snapshot is held for a limited
    time.
-4. CATCH_UP: each step takes a new snapshot at A and gives out changes in (position, A], a bounded
-   number. The step that reaches A joins the hub in the same synchronous piece: nothing can come
-   between.
+4. CATCH_UP: each step takes a new snapshot and gives out the changes after its position, a bounded
+   number. The step that gives the last of them joins the hub in the same synchronous piece: nothing
+   can come between.
 5. LIVE: the hub pushes. An event its outlet has no room for takes it back to 4, from its exact
    position.
 
 Invariants: every change of its chain after `position` is still to be given out and none at or below
 it; what a step gives is queued before anything else runs. A snapshot is held in LOADING and WAITING
-only.
+only. Whatever a client is shown as a cursor is the seq of a change of its own chain, or what it
+came with: nothing of it moves when others of the group write.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class Events:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Everything up to `seq` was given out, and no transaction is open."""
+    """Everything of the chain up to `seq` was given out, and no transaction is open."""
 
     seq: Seq
 
@@ -158,7 +159,7 @@ class Subscription:
         self._render = Renderer(plan)
         self._load: Load | None = None
         self._reset = False
-        self._announced = Seq(0)
+        self._told = Seq(0)  # the last cursor it gave; events of the hub have theirs
         self._cut = False  # the last round ended inside a transaction
         hub.enter(self)
 
@@ -170,7 +171,7 @@ class Subscription:
 
     @property
     def cursor(self) -> Seq:
-        """Everything up to here was given out (or queued at the outlet)."""
+        """Everything of its chain up to here was given out (or queued at the outlet)."""
         return self._hub.cursor(self)
 
     def step(self, now_s: float) -> list[Output]:
@@ -208,18 +209,18 @@ class Subscription:
         """Raises CursorExpired when the snapshot has been held longer than `snapshot_hold_s`."""
         load = self._load
         if load is not None and now_s - load.opened_s > self._limits.snapshot_hold_s:
-            raise CursorExpired(str(load.snapshot.seq), "snapshot")
+            raise CursorExpired(str(load.cursor), "snapshot")
 
-    def advance(self, position: Seq) -> bool:
-        """While LIVE: nothing up to `position`, the group's in this step, is left to give out.
+    def untold(self) -> Position | None:
+        """While LIVE: the cursor, if changes that were not for the client have moved it on.
 
-        True when the client has not been told of this position before.
+        It counts as told then.
         """
-        if self.stage is not Stage.LIVE or position <= self._announced:
-            return False
-        self.position = max(self.position, position)
-        self._announced = position
-        return True
+        cursor = self.cursor
+        if self.stage is not Stage.LIVE or cursor <= max(self._told, self._hub.event_seq(self)):
+            return None
+        self._told = cursor
+        return Position(cursor)
 
     def close(self) -> None:
         """Release everything; may be called again."""
@@ -246,11 +247,11 @@ class Subscription:
         match self._start:
             case FromNow():
                 with self._snapshot() as snapshot:
-                    position = snapshot.seq
-                    self._join(position)
-                return [Accepted(Page(0, False, None, position), reset=False)]
+                    self._join(snapshot)
+                self._told = self.position
+                return [Accepted(Page(0, False, None, self.position), reset=False)]
             case Resume(cursor) as resume if cursor > 0 and self._can_replay(resume):
-                self.position = cursor
+                self.position = self._told = cursor
                 self.stage = Stage.CATCH_UP
                 page = Page(0, False, None, cursor)
                 return [Accepted(page, reset=False), Rows((), page)]
@@ -303,7 +304,7 @@ class Subscription:
         if page.has_more:
             self.stage = Stage.WAITING
         else:
-            self.position = load.snapshot.seq
+            self.position = self._told = load.cursor
             self.stage = Stage.CATCH_UP
             self._close_snapshot()
         return out
@@ -325,18 +326,24 @@ class Subscription:
                 except FILTER_FAULTS as fault:
                     raise _translated(fault) from fault
             events = replay.finish(commit=complete)
-            position = snapshot.seq if complete else replay.seq
             if complete:
-                self._join(position)
-            self.position = position
-        out: list[Output] = [Events(tuple(events))] if events else []
-        if complete and self._cut and not events:
-            out.append(Position(position))
+                self._join(snapshot)
+            else:
+                self.position = replay.seq
+        out: list[Output] = []
+        if events:
+            out.append(Events(tuple(events)))
+            self._told = events[-1].seq
+        elif complete and self._cut:
+            out.append(Position(self.position))
+            self._told = self.position
         self._cut = not complete
         return out
 
-    def _join(self, position: Seq) -> None:
-        self._hub.join(self, position)
+    def _join(self, snapshot: Snapshot) -> None:
+        """It has all of its chain that is in the snapshot, which is the group as it is now."""
+        last = snapshot.last_change(self.plan.table, self.partition)
+        self._hub.join(self, max(self.position, last), snapshot.seq)
         self.stage = Stage.LIVE
 
     def _close_snapshot(self) -> None:

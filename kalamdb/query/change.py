@@ -98,7 +98,10 @@ async def _once(
 
 @dataclass(slots=True)
 class _Found:
-    """What a scan came to, at `seq`: rows to put (None deletes), and what the decision rests on."""
+    """What a scan came to: rows to put (None deletes), and what the decision rests on.
+
+    `seq` is the last change of the table's chain that it saw.
+    """
 
     table: TableDef
     partition: Partition
@@ -164,7 +167,7 @@ def _look(plan: ChangePlan, run: _Run, snapshot: Snapshot, stopped: Stopped) -> 
     where = None if plan.where is None else plan.where(run.env)
     assign = None if plan.change is None else plan.change(run.env)
     last_change = snapshot.last_change(table, partition)
-    found = _Found(table, partition, run.limits, snapshot.seq, {(table.id, partition): last_change})
+    found = _Found(table, partition, run.limits, last_change, {(table.id, partition): last_change})
     for number, (key, raw) in enumerate(snapshot.scan(table, partition)):
         if number % STOP_ROWS == 0:
             stopped()
@@ -199,9 +202,10 @@ def _merge(
     table = plan.table
     partition = run.partition(table)
     seen = result.last_changes(snapshot.group)
-    if seen.get((table.id, partition)) != snapshot.last_change(table, partition):
+    last_change = snapshot.last_change(table, partition)
+    if seen.get((table.id, partition)) != last_change:
         raise Conflict(f"{table.full_name} changed while it was read")
-    found = _Found(table, partition, run.limits, snapshot.seq, seen)
+    found = _Found(table, partition, run.limits, last_change, seen)
     read_key = _key_reader(table)
     width = len(table.primary_key)
     assign = None if plan.assigned is None else _assigner(plan.assigned)

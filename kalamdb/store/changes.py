@@ -5,8 +5,9 @@ from the cursor's on. The record holds no image: the after image is ROW when tha
 change's seq, else the HISTORY version with it; the before image is the HISTORY version with
 `before_seq`, which every write that supersedes a version puts beside its change.
 
-Keeps: what a cursor asks for comes whole or not at all (I8): below the change floor is `expired`,
-above the group's seq is `ahead`.
+Keeps: what a cursor asks for comes whole or not at all (I8): `expired` when a change of the chain
+after it is at or below the change floor, `ahead` when it is above the group's seq. A cursor does
+not age by itself: as long as its chain has only changes that are kept after it, it is good.
 """
 
 from __future__ import annotations
@@ -36,25 +37,48 @@ def last_change(reader: KeyReader, at: PartitionKeys) -> Seq:
     return Seq(0) if raw is None else codec.decode_seq(raw)
 
 
-def check_cursor(reader: KeyReader, cursor: Seq, seq_last: Seq) -> None:
-    """Raises CursorExpired (ahead or expired) when changes after `cursor` can't be replayed."""
+def check_cursor(reader: KeyReader, at: PartitionKeys, cursor: Seq, seq_last: Seq) -> Seq:
+    """Where to read on from: changes of the chain above it are all there are after `cursor`.
+
+    Raises CursorExpired (ahead or expired) when they can't be replayed.
+    """
     if cursor > seq_last:
         raise CursorExpired(cursor, "ahead")
-    if cursor < change_floor(reader):
+    floor = change_floor(reader)
+    if cursor >= floor:
+        return cursor
+    if _newest_trimmed(reader, at, floor) > cursor:
         raise CursorExpired(cursor, "expired")
+    return floor
+
+
+def _newest_trimmed(reader: KeyReader, at: PartitionKeys, floor: Seq) -> Seq:
+    """The last change of the chain at or below the floor, 0 for none."""
+    last = last_change(reader, at)
+    if last <= floor:
+        return last
+    for _, raw in _records(reader, at, after=floor, upto=last):
+        return codec.decode_change(raw)[1]
+    raise Corruption(f"chain {at.row.hex()}", 0, f"its last change, seq {last}, is missing")
 
 
 def read_changes(
     reader: KeyReader, at: PartitionKeys, group: GroupId, *, after: Seq, upto: Seq
 ) -> Iterator[Change]:
     """Changes of one chain in (after, upto], in seq order. The cursor has been checked."""
+    for seq, raw in _records(reader, at, after=after, upto=upto):
+        yield _change(reader, at, group, seq=seq, raw=raw)
+
+
+def _records(
+    reader: KeyReader, at: PartitionKeys, *, after: Seq, upto: Seq
+) -> Iterator[tuple[Seq, bytes]]:
     for hour in range(seq_hour(Seq(after + 1)), seq_hour(upto) + 1):
         prefix = keys.change_prefix(hour, at.table, at.partition)
         start = prefix + _U64.pack(after + 1)
         stop = prefix + _U64.pack(upto + 1)
         for key, raw in reader.scan(start, stop):
-            seq = Seq(_U64.unpack_from(key, len(key) - 8)[0])
-            yield _change(reader, at, group, seq=seq, raw=raw)
+            yield Seq(_U64.unpack_from(key, len(key) - 8)[0]), raw
 
 
 def _change(

@@ -61,10 +61,10 @@ class HotSnapshot:
         self, table: TableDef, partition: Partition, after: Seq, upto: Seq
     ) -> Iterator[Change]:
         """Changes in (after, upto], in seq order. Raises CursorExpired at once."""
-        changes.check_cursor(self._reader, after, self.seq)
         at = self._at(table, partition)
+        first = changes.check_cursor(self._reader, at, after, self.seq)
         last = min(upto, self.seq)
-        return changes.read_changes(self._reader, at, self.group, after=after, upto=last)
+        return changes.read_changes(self._reader, at, self.group, after=first, upto=last)
 
     def last_change(self, table: TableDef, partition: Partition) -> Seq:
         """Seq of the newest change of the chain, 0 for none."""

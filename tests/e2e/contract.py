@@ -206,7 +206,8 @@ async def live(
     client: Client, *, query: str = "", compression: str = "gzip"
 ) -> AsyncIterator[Live]:
     """A connection authenticated in-band as `client`."""
-    async with client.http.ws_connect(f"{client.url}/v1/ws{query}") as ws:
+    # autoclose hides the server's code when its goodbye cannot be answered any more
+    async with client.http.ws_connect(f"{client.url}/v1/ws{query}", autoclose=False) as ws:
         speaker = Live(ws)
         protocol = {"serialization": "json", "compression": compression}
         await speaker.say("authenticate", method="jwt", token=client.token, protocol=protocol)

@@ -411,14 +411,11 @@ def slow_closed(node: Node) -> int:
     return int(float(found))
 
 
-async def ping_all(speakers: list[Live], done: asyncio.Event) -> None:
-    """Say that they live, so that whoever is closed is closed for what it does not take in."""
+async def ping(speaker: Live, done: asyncio.Event) -> None:
     while not done.is_set():
-        for they in speakers:
-            with contextlib.suppress(ConnectionError, aiohttp.ClientError):
-                await they.say("ping")
+        await speaker.say("ping")
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(done.wait(), CLIENT_TIMEOUT_S / 4)
+            await asyncio.wait_for(done.wait(), 1)
 
 
 def narrow_socket(address: Any) -> socket.socket:
@@ -456,7 +453,7 @@ async def test_readers_that_do_not_read_are_closed_and_cost_little(node: Node) -
             await they.next("subscription_ack")
             slow.append(they)
         done = asyncio.Event()
-        pinging = asyncio.create_task(ping_all([bystander, *slow], done))
+        pinging = asyncio.create_task(ping(bystander, done))
         for key in range(SLOW_CHANGES):
             await alice.ok(upsert, [key, body])
         grown = resident_bytes(node) - before - alone
@@ -474,8 +471,7 @@ async def test_readers_that_do_not_read_are_closed_and_cost_little(node: Node) -
         code, frames = await slow[0].closed()
         assert await silent.closed() == (1000, []), "reads, but never says that it lives"
     *seen, last = frames
-    assert last["code"] == "SLOW_CONSUMER"
-    assert code in (1013, 1006), "the client library hides the code when it cannot answer any more"
+    assert (code, last["code"]) == (1013, "SLOW_CONSUMER")
     keys = ids([frame["rows"][0] for frame in seen])
     assert keys == list(range(len(keys)))
     assert 0 < len(keys) < SLOW_CHANGES

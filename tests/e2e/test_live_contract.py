@@ -358,6 +358,7 @@ async def test_dropping_the_table_ends_its_subscriptions(node: Node) -> None:
         await node.root.ok("DROP TABLE app.brief")
         frame = await they.next("error")
         assert (frame["subscription_id"], frame["code"]) == ("a", "TABLE_DROPPED")
+        assert frame["message"] == "table app.brief was dropped"
         assert int(frame["seq"]) >= int(seq)
         await alice.ok("INSERT INTO app.msgs (id) VALUES (1)")
         assert (await they.next("change"))["subscription_id"] == "other"

@@ -1,17 +1,13 @@
 """Two histories of one node that differ in one thing: whether tenant B exists.
 
 `play` runs a history and keeps every byte tenant A was sent: status and body of each request, and
-the frames of its live queries. Where B is left out, time passes instead.
-
-One thing A is told is not its own: the position of its group, which is where its answers are
-current to (`cursor` of an answer, `seq` of a snapshot). It is taken out here, so that what is
-compared is all the rest, the seqs of A's rows and changes among it.
+the frames of its live queries, which begin, break off and resume as it goes. Where B is left out,
+time passes instead. Nothing is taken out of what is compared, cursors and seqs least of all.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
 from collections import Counter
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,10 +17,10 @@ from typing import Any
 from kalamdb.edge.ws.binding import LiveBinder
 from kalamdb.edge.ws.limits import WsLimits
 from kalamdb.edge.ws.outbox import Flusher, Outbox
-from kalamdb.edge.ws.protocol import Wish
+from kalamdb.edge.ws.protocol import Options, Wish
 from kalamdb.edge.ws.streams import LiveServices, Streams
 from kalamdb.feed.hub import Hub
-from kalamdb.model.ids import Partition, TenantId, slot_of, tenant_partition
+from kalamdb.model.ids import Partition, Seq, TenantId, slot_of, tenant_partition
 from kalamdb.model.principal import Principal, Role
 from kalamdb.query.engine_pool import EnginePool
 from kalamdb.session.permissions import check_read
@@ -34,12 +30,6 @@ from tests.property import grammar
 from tests.property.grammar import Request
 from tests.small_node import DATA_GROUPS, SmallNode
 
-CURSOR = re.compile(rb'"cursor":"[^"]*"')
-# Of the frames of a live query only changes have a seq of their own.
-FRAME_SEQ = re.compile(
-    rb'"type":"(?:subscription_ack|initial_data_batch|position|error)".*?"seq":"\d+"', re.DOTALL
-)
-SEQ = re.compile(rb'"seq":"\d+"$')
 LIVE = (
     "SELECT * FROM app.notes",
     "SELECT id, txt FROM app.notes WHERE n > 2 OR txt IS NULL",
@@ -48,6 +38,8 @@ LIVE = (
     "SELECT * FROM app.logs WHERE n < 5",
     "SELECT * FROM app.priv",
 )
+# One live query begins anew every so many of A's requests; a resumed one, from where it stood then.
+RENEWED_EVERY = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +89,17 @@ class Listener:
         self.wire = Wire()
         self._outbox = Outbox(self.wire, Flusher(loop), 1 << 24)
         self._outbox.packed = False
+        self._clock = node.clock
+        self._renewed = 0
+        self._cursors: dict[str, Seq] = {}
 
         def hub_of(partition: Partition) -> Hub:
             return node.hubs[node.groups.of(partition).group]
 
         binder = LiveBinder(node.groups, parse, bind_live, check_read, node.clock, node.ids)
+        limits = WsLimits(position_interval_s=0)
         services = LiveServices(
-            node.groups, hub_of, binder, node.clock, WsLimits(), packer, Counter[TenantId]()
+            node.groups, hub_of, binder, node.clock, limits, packer, Counter[TenantId]()
         )
         self._streams = Streams(services, self._outbox, self._drained, self._spawn)
 
@@ -117,6 +113,32 @@ class Listener:
     async def listen(self, principal: Principal) -> None:
         for number, sql in enumerate(LIVE):
             await self._streams.subscribe(Wish(f"live {number}", sql), principal)
+        self._cursors = self._streams.cursors()
+
+    async def renew(self, principal: Principal) -> None:
+        """Begin one of them anew: all rows, the newest, no rows, or from where it stood before."""
+        number = self._renewed % len(LIVE)
+        name = f"live {number}"
+        starts = (
+            Options(),
+            Options(from_=self._cursors.get(name, 0)),
+            Options(last_rows=3),
+            Options(from_=self._cursors.get(name, 0), on_expired="snapshot"),
+            None,
+        )
+        options = starts[self._renewed % len(starts)]
+        self._renewed += 1
+        await self._streams.subscribe(Wish(name, LIVE[number], options), principal)
+        if number == 0:
+            self._cursors = self._streams.cursors()
+
+    def tick(self) -> None:
+        """What the heartbeat does: positions are due at each."""
+        self._streams.tick(self._clock.monotonic_s())
+
+    def cursors(self) -> bytes:
+        """What a slow consumer is told."""
+        return repr(self._streams.cursors()).encode()
 
     def take(self) -> bytes:
         """What was sent since the last look."""
@@ -166,23 +188,33 @@ class History:
         self, steps: Sequence[Step], *, with_b: bool
     ) -> list[tuple[Request, int, bytes, bytes]]:
         cast, node = self._cast, self._node
-        await self._a.listen(Principal.of(cast.a, cast.role))
+        a = Principal.of(cast.a, cast.role)
+        await self._a.listen(a)
         if with_b:
             await self._b.listen(Principal.of(cast.b, Role.USER))
-        got = [(Request("the live queries"), 0, b"", self._frames())]
+        got = [(Request("the live queries"), 0, self._a.cursors(), self._a.take())]
         for number, step in enumerate(steps):
             # Dice are the node's; what a step draws must not depend on what others drew.
             node.ids._drawn = number << 20
             node.clock.now_ms += step.wait_ms
             if not step.is_b:
                 status, body = await self._ask(cast.a, cast.role, step.request)
-                got.append((step.request, status, CURSOR.sub(b"", body), self._frames()))
-            elif with_b:
+                if number % RENEWED_EVERY == 0:
+                    await self._a.renew(a)
+                self._a.tick()
+                got.append((step.request, status, body, self._a.take()))
+                continue
+            if with_b:
                 await self._ask(cast.b, Role.USER, step.request)
-                assert self._a.take() == b"", "B's request reached A's socket"
                 self._b.take()
             else:
                 node.clock.now_ms += 1
+            self._a.tick()
+            assert self._a.take() == b"", "B's request reached A's socket"
+        cursors = self._a.cursors()
+        for hub in node.hubs.values():
+            hub.close_all("the end")
+        got.append((Request("the end"), 0, cursors, self._a.take()))
         return got
 
     async def _ask(self, name: str, role: Role, request: Request) -> tuple[int, bytes]:
@@ -194,6 +226,3 @@ class History:
             namespace=request.namespace,
             request_id=request.request_id,
         )
-
-    def _frames(self) -> bytes:
-        return FRAME_SEQ.sub(lambda found: SEQ.sub(b"", found[0]), self._a.take())

@@ -3,7 +3,7 @@
 1. The upgrade is accepted (shutdown, number of sockets, origin); a bearer header signs in at once.
 2. Messages are read one by one; before the next is read the client must have taken in what it was
    sent.
-3. A tick every few seconds looks at silence, sign-in, held snapshots and idle positions.
+3. A tick every few seconds looks at silence, sign-in, held snapshots and positions.
 4. The end, whoever wanted it, closes the subscriptions first: nothing is pushed to a socket that
    says goodbye.
 

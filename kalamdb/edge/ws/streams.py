@@ -148,7 +148,7 @@ class Streams:
         return {name: self._told(stream, stream.cursor) for name, (stream, _) in self._open.items()}
 
     def tick(self, now_s: float) -> None:
-        """End what holds a snapshot too long or lost its table; tell idle streams their place."""
+        """End what holds a snapshot too long or lost its table; tell streams how far they got."""
         for subscription, _ in list(self._open.values()):
             try:
                 subscription.check_hold(now_s)
@@ -180,7 +180,7 @@ class Streams:
 
     def ended(self, subscription: Subscription, end: StreamEnd) -> None:
         cursor = self._told(subscription, end.cursor)
-        self._error(subscription.id, end.reason.value, end.detail, seq=cursor)
+        self._error(subscription.id, end.reason.value, _said_of(end, subscription), seq=cursor)
         self._drop(subscription)
 
     # ---- steps ----------------------------------------------------------------------------------
@@ -290,24 +290,15 @@ class Streams:
             now = catalog.tables_by_id.get(table.id)
             if now is None or now.version != table.version:
                 reason = EndReason.TABLE_DROPPED if now is None else EndReason.SCHEMA_CHANGED
-                self.ended(subscription, StreamEnd(reason, table.full_name, subscription.cursor))
+                self.ended(subscription, StreamEnd(reason, "", subscription.cursor))
 
     def _tell_positions(self) -> None:
-        groups = self._services.groups
-        positions: dict[Partition, Seq] = {}
-        for subscription, _ in list(self._open.values()):
-            if subscription.stage is not Stage.LIVE:
-                continue
-            seq = positions.get(subscription.partition)
-            if seq is None:
-                try:
-                    with groups.snapshot(subscription.partition) as snapshot:
-                        seq = snapshot.seq
-                except Unavailable:
-                    continue  # the group is on its way to another leader; its hub will say so
-                positions[subscription.partition] = seq
-            if self._outbox.has_room and subscription.advance(seq):
-                self._outbox.send(protocol.position(subscription.id, seq))
+        for subscription, _ in self._open.values():
+            if not self._outbox.has_room:
+                return
+            moved = subscription.untold()
+            if moved is not None:
+                self._outbox.send(protocol.position(subscription.id, moved.seq))
 
     # ---- ends -----------------------------------------------------------------------------------
 
@@ -339,3 +330,15 @@ class Streams:
         self, subscription_id: str, code: str, message: str, *, seq: Seq | None = None
     ) -> None:
         self._outbox.send(protocol.error(subscription_id, code, message, seq=seq))
+
+
+def _said_of(end: StreamEnd, subscription: Subscription) -> str:
+    match end.reason:
+        case EndReason.TABLE_DROPPED:
+            return f"table {subscription.plan.table.full_name} was dropped"
+        case EndReason.SCHEMA_CHANGED:
+            return f"table {subscription.plan.table.full_name} has another definition now"
+        case EndReason.LEADERSHIP_LOST | EndReason.FILTER_FAILED:
+            return end.detail
+        case _:
+            assert_never(end.reason)

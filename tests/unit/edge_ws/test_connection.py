@@ -12,7 +12,7 @@ import pytest
 
 from kalamdb.edge.ws.limits import WsLimits
 from kalamdb.feed.subscription import FeedLimits
-from kalamdb.model.ids import Seq, TableId, TenantId, tenant_partition
+from kalamdb.model.ids import TableId, TenantId, tenant_partition
 from kalamdb.model.table import TableDef
 from tests.unit.edge_ws.house import (
     ALL,
@@ -23,7 +23,7 @@ from tests.unit.edge_ws.house import (
     House,
     opened,
 )
-from tests.unit.feed.group import NOTES, Write, note
+from tests.unit.feed.group import NOTES, OTHERS, Write, note
 from tests.waiting import wait_until
 
 PONG = {"type": "pong"}
@@ -362,16 +362,21 @@ async def test_a_row_written_while_the_barrier_waits_is_in_the_snapshot() -> Non
         assert len(batch["rows"]) == 1
 
 
-async def test_an_idle_stream_is_told_of_its_position() -> None:
+async def test_a_stream_is_told_how_far_it_got_past_changes_that_were_not_for_it() -> None:
     limits = replace(QUICK, auth_timeout_s=3, position_interval_s=0.0)
     async with opened(limits) as house, await house.alice() as client:
-        await client.live("s", ALL)
-        house.group.seq_last = Seq(99 * 1024)
-        assert await client.frame() == {
-            "type": "position",
-            "subscription_id": "s",
-            "seq": str(99 * 1024),
-        }
+        await client.live("all", ALL)
+        await client.live("s", IN_R)
+        house.group.write([Write(1, note(1, "s"))])
+        seq = str(house.group.seq_last)
+        change, position = await client.frames(2)
+        assert (change["subscription_id"], change["seq"]) == ("all", seq)
+        assert position == {"type": "position", "subscription_id": "s", "seq": seq}
+        # Neither of them is told that others of the group write, tick after tick.
+        house.group.write([Write(1, note(1), OTHERS)])
+        await house_ticks(house)
+        await client.send(type="ping")
+        assert await client.frame() == PONG
 
 
 # ---- what is refused ----------------------------------------------------------------------------

@@ -104,9 +104,10 @@ class MemorySnapshot:
     def changes(
         self, table: TableDef, partition: Partition, after: Seq, upto: Seq
     ) -> Iterator[Change]:
-        if after < self._home.floor:
+        log = self._changes.get((table.id, partition), ())
+        if any(after < change.seq <= self._home.floor for change in log):
             raise CursorExpired(str(after), "expired")
-        for change in self._changes.get((table.id, partition), ()):
+        for change in log:
             assert not self.closed
             if after < change.seq <= upto:
                 yield change

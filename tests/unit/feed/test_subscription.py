@@ -15,6 +15,7 @@ from kalamdb.feed.subscription import (
     FeedLimits,
     FromNow,
     Output,
+    Position,
     Resume,
     Rows,
     Stage,
@@ -22,10 +23,10 @@ from kalamdb.feed.subscription import (
     Subscription,
 )
 from kalamdb.model.change import Row
-from kalamdb.model.ids import Seq
+from kalamdb.model.ids import Seq, TenantId, tenant_partition
 from kalamdb.sql.bound import LivePlan
 from tests.unit.feed.client import Client
-from tests.unit.feed.group import ALICE, MemoryGroup, Write, in_room, note, plan
+from tests.unit.feed.group import ALICE, OTHERS, MemoryGroup, Write, in_room, note, plan
 
 
 def opened(
@@ -269,11 +270,81 @@ def test_a_filter_that_fails_on_a_stored_row_is_an_error() -> None:
         subscription.step(0)
 
 
-def test_an_idle_subscription_is_told_of_each_position_once() -> None:
+def test_an_old_cursor_is_good_while_all_changes_after_it_are_kept() -> None:
+    group = filled(2)
+    cursor = group.seq_last
+    group.write([Write(0, note(0), OTHERS)])
+    group.floor = group.seq_last
+    group.write([Write(7, note(7))])
+    client = Client()
+    subscription = opened(group, Resume(cursor, 10, snapshot_if_expired=False), client=client)
+    client.take(subscription, until_live(subscription))
+    assert list(client.rows) == ["7"]
+
+
+def test_who_falls_behind_after_a_long_quiet_time_goes_on() -> None:
     group = filled(1)
-    subscription = opened(group, FromNow())
+    client = Client()
+    subscription = opened(group, FromNow(), client=client)
     subscription.step(0)
-    group.seq_last = Seq(group.seq_last + 5 * 1024)
-    assert subscription.advance(group.seq_last)
-    assert not subscription.advance(group.seq_last)
-    assert subscription.cursor == group.seq_last
+    group.write([Write(0, note(0), OTHERS)])
+    group.floor = group.seq_last
+    client.room = 0
+    group.write([Write(5, note(5))])
+    client.room = 9
+    client.take(subscription, until_live(subscription))
+    assert list(client.rows) == ["5"]
+
+
+@pytest.mark.parametrize("start", [FromNow(), Whole(2), Whole(9), Newest(5)])
+@pytest.mark.parametrize("rows", [0, 3])
+def test_no_cursor_tells_that_others_of_the_group_wrote(start: Start, rows: int) -> None:
+    group = filled(rows)
+    last = group.seq_last
+    others_write(group)
+    client = Client()
+    subscription = opened(group, start, client=client)
+    outputs = until_live(subscription)
+    client.take(subscription, outputs)
+    others_write(group)
+    assert (client.cursor, subscription.cursor) == (last, last)
+    assert subscription.untold() is None
+    group.hub.close_all("another node leads")
+    assert client.end is not None
+    assert client.end.cursor == last
+
+
+def test_an_expired_snapshot_does_not_tell_it_either() -> None:
+    group = filled(3)
+    last = group.seq_last
+    others_write(group)
+    subscription = opened(group, Whole(1))
+    subscription.step(0)
+    with pytest.raises(CursorExpired) as raised:
+        subscription.check_hold(1000)
+    assert raised.value.cursor == str(last)
+
+
+def others_write(group: MemoryGroup) -> None:
+    group.write([Write(1, note(1, str(group.seq_last)), OTHERS)])
+    group.write([Write(1, note(1))], partition=tenant_partition(TenantId("bob")))
+
+
+def test_a_position_is_told_once_and_only_when_changes_were_not_for_the_client() -> None:
+    group = filled(1)
+    client = Client()
+    live = plan(where=in_room("r"))
+    subscription = opened(group, FromNow(), live, client=client)
+    subscription.step(0)
+    assert subscription.untold() is None
+    group.write([Write(1, note(1, "r"))])
+    assert subscription.untold() is None, "the event said it"
+    group.write([Write(2, note(2, "s"))])
+    assert subscription.untold() == Position(group.seq_last)
+    assert subscription.untold() is None
+    other = opened(group, Resume(Seq(client.cursor), 10, snapshot_if_expired=False), live)
+    assert other.untold() is None, "not live"
+    until_live(other)
+    assert other.untold() == Position(group.seq_last), "the replay passed it in silence"
+    group.write([Write(3, note(3, "r"))])
+    assert other.untold() is None

@@ -99,8 +99,10 @@ async def test_update_and_delete_by_predicate(warm: EnginePool, groups: FakeGrou
 async def test_nothing_found_needs_no_agreement(warm: EnginePool, groups: FakeGroups) -> None:
     returning = ReturningClause(("id",), lambda row, seq: (row[1],))
     plan = by_predicate(9.0, returning=returning)
+    last = groups.last[MESSAGES.id, tenant("alice")] = Seq(900)
+    assert groups.seq > last, "others of the group wrote since"
     found = await change.change(plan, env(), groups, warm, limits=LIMITS, tag=None)
-    assert (found.affected, found.seq, found.columns, found.rows) == (0, groups.seq, ("id",), ())
+    assert (found.affected, found.seq, found.columns, found.rows) == (0, last, ("id",), ())
     assert groups.works == []
     # A request id is answered the same way for ever, so its outcome is written.
     tag = RequestTag("alice", "alice", "r1", 0, b"")

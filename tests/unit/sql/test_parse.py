@@ -10,8 +10,8 @@ from kalamdb.errors import (
     InvalidStatement,
     KalamError,
     LimitReached,
-    TextTooLong,
     SyntaxInvalid,
+    TextTooLong,
 )
 from kalamdb.model.principal import Role
 from kalamdb.sql import statement as s
