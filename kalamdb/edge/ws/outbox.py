@@ -18,7 +18,7 @@ from typing import Protocol
 from kalamdb.edge.ws.frames import event_frame, message_frame
 from kalamdb.feed.events import FeedEvent
 
-SOCKETS_PER_TURN = 512
+SOCKETS_PER_TURN = 256
 
 
 class Transport(Protocol):
