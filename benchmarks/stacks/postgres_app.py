@@ -13,7 +13,7 @@ PostgreSQL lets notifying transactions commit one by one only.
 `POST /messages` inserts, `GET /messages/{id}` reads, `GET /live` is the WebSocket, `GET /health`
 answers when the pool works. Every row belongs to the tenant named by the token.
 """
-# pyright: basic
+# pyright: basic, reportMissingImports=false
 
 from __future__ import annotations
 
