@@ -22,7 +22,7 @@ from kalamdb.errors import (
     UnknownTable,
 )
 from kalamdb.model import keys
-from kalamdb.model.catalog import CatalogView, Namespace, Placement
+from kalamdb.model.catalog import DEFAULT_NAMESPACE, CatalogView, Namespace, Placement
 from kalamdb.model.command import Outcome
 from kalamdb.model.ids import TableId
 from kalamdb.model.table import TableDef
@@ -81,7 +81,7 @@ def create_namespace(draft: Draft, work: CreateNamespace, catalog: CatalogView) 
 
 
 def drop_namespace(draft: Draft, work: DropNamespace, catalog: CatalogView) -> Outcome:
-    if work.name == records.DEFAULT_NAMESPACE:
+    if work.name == DEFAULT_NAMESPACE:
         raise InvalidStatement(f"the namespace {work.name} is built in and cannot be dropped")
     if work.name not in catalog.namespaces:
         if work.if_exists:

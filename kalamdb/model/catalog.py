@@ -15,6 +15,8 @@ from kalamdb.model.ids import SLOTS, GroupId, Slot, TableId
 from kalamdb.model.principal import Role
 from kalamdb.model.table import TableDef
 
+DEFAULT_NAMESPACE = "default"  # always there: it cannot be created or dropped
+
 
 @dataclass(frozen=True, slots=True)
 class Namespace:

@@ -32,6 +32,7 @@ from kalamdb.errors import (
     UnknownTable,
 )
 from kalamdb.lib.clock import Clock, Ids
+from kalamdb.model.catalog import DEFAULT_NAMESPACE
 from kalamdb.model.command import Outcome
 from kalamdb.model.principal import Principal
 from kalamdb.model.work import ChangeKeys, InsertRows, RequestTag
@@ -75,7 +76,6 @@ from kalamdb.sql.statement import (
     UseNamespace,
 )
 
-DEFAULT_NAMESPACE = "default"
 BINDS_MAX = 3
 REQUEST_ID_LENGTH_MAX = 200
 INLINE_TEXT_LENGTH_MAX = 64 << 10
@@ -158,6 +158,8 @@ class Session:
         try:
             prepared = self._prepared.get(request.sql, run.namespace, self._groups.catalog)
             if prepared is not None:
+                if request.params:
+                    self._check_params(request.params)
                 self.statements += 1
                 answer = await self._data(run, prepared)
                 results = [self._single(run, answer)]
@@ -325,8 +327,6 @@ class Session:
 
     async def _data(self, run: _Run, prepared: Prepared) -> Answer:
         params = run.request.params
-        if params:
-            self._check_params(params)
         for attempt in range(BINDS_MAX):
             role = run.principal.role
             if role not in prepared.permitted:
@@ -414,14 +414,19 @@ class Session:
         request_id = run.request.request_id
         if request_id is None:
             return None
-        if not request_id or len(request_id) > REQUEST_ID_LENGTH_MAX:
-            raise MalformedRequest(f"a request id has 1 to {REQUEST_ID_LENGTH_MAX} characters")
+        check_request_id(request_id)
         digest = hashlib.blake2b(run.request.sql.encode(), digest_size=16)
         digest.update(orjson.dumps([run.namespace, run.request.params]))
         principal = run.principal
         return RequestTag(
             str(principal.user), str(principal.actor), request_id, run.number, digest.digest()
         )
+
+
+def check_request_id(request_id: str) -> None:
+    """Raises MalformedRequest for an empty or too long one."""
+    if not 1 <= len(request_id) <= REQUEST_ID_LENGTH_MAX:
+        raise MalformedRequest(f"a request id has 1 to {REQUEST_ID_LENGTH_MAX} characters")
 
 
 def _verb(bound: ChangePlan | EngineChangePlan | InsertSelectPlan) -> str:

@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from kalamdb.model import keys
-from kalamdb.model.catalog import EMPTY_CATALOG, CatalogView, Namespace
+from kalamdb.model.catalog import DEFAULT_NAMESPACE, EMPTY_CATALOG, CatalogView, Namespace
 from kalamdb.model.command import Effect
 from kalamdb.model.ids import TableId
 from kalamdb.store.catalog_codec import (
@@ -33,7 +33,6 @@ from kalamdb.store.kv import KeyReader, prefix_end
 
 _T = TypeVar("_T")
 
-DEFAULT_NAMESPACE = "default"
 RESERVED_NAMESPACES = frozenset(
     (
         "system",

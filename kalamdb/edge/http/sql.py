@@ -34,10 +34,9 @@ from kalamdb.lib.clock import Clock
 from kalamdb.lib.observe import Histogram
 from kalamdb.lib.rates import Buckets
 from kalamdb.model.principal import Principal
-from kalamdb.session.session import SqlRequest
+from kalamdb.session.session import SqlRequest, check_request_id
 
 PATH = "/v1/api/sql"
-REQUEST_ID_LENGTH_MAX = 200
 _log: Any = structlog.get_logger()
 
 
@@ -155,8 +154,8 @@ class SqlEdge:
             if request_id is not None and request_id != idempotency_key:
                 raise MalformedRequest("request_id and the Idempotency-Key header differ")
             request_id = idempotency_key
-        if request_id is not None and not 1 <= len(request_id) <= REQUEST_ID_LENGTH_MAX:
-            raise MalformedRequest(f"a request id has 1 to {REQUEST_ID_LENGTH_MAX} characters")
+        if request_id is not None:
+            check_request_id(request_id)
         return SqlRequest(text, said.params, said.namespace_id, request_id)
 
     def _refused(

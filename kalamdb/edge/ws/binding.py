@@ -8,15 +8,13 @@ from typing import Any, Protocol
 
 from kalamdb.errors import InvalidStatement
 from kalamdb.lib.clock import Clock, Ids
-from kalamdb.model.catalog import CatalogView
+from kalamdb.model.catalog import DEFAULT_NAMESPACE, CatalogView
 from kalamdb.model.ids import Partition
 from kalamdb.model.principal import Principal
 from kalamdb.model.table import TableDef
 from kalamdb.ports import Snapshot
 from kalamdb.sql.bound import Env, LivePlan
 from kalamdb.sql.statement import Select, Statement
-
-DEFAULT_NAMESPACE = "default"
 
 
 class LiveGroups(Protocol):
