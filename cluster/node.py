@@ -51,8 +51,9 @@ from kalamdb.session.auth import Authenticator
 from kalamdb.session.ddl import Definitions
 from kalamdb.session.passwords import PasswordRules, Passwords
 from kalamdb.session.permissions import check_read
+from kalamdb.session.run import SessionLimits
 from kalamdb.session.secret import token_secret
-from kalamdb.session.session import Session, SessionLimits
+from kalamdb.session.session import Session
 from kalamdb.sql.constraint import checks
 from kalamdb.sql.live import bind_live
 from kalamdb.sql.parse import parse

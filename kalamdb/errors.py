@@ -363,11 +363,11 @@ class SubscriptionLimit(LimitReached):
 
 
 class SchemaChanged(KalamError):
-    """The table's definition moved on between binding and deciding; bind again. Never leaves the
-    server.
+    """The table's definition moved on between binding and deciding; bind again with `definition`,
+    which the catalog may not show yet. Never leaves the server.
     """
 
-    fields = ("table", "version")
+    fields = ("table", "version", "definition")
     text = "table {table} is now at schema version {version}"
 
 

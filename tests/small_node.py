@@ -27,7 +27,8 @@ from kalamdb.query.engine_pool import EnginePool, PoolSettings
 from kalamdb.query.scan import ScanLimits
 from kalamdb.replica.replica import Replica
 from kalamdb.session.ddl import Definitions
-from kalamdb.session.session import Session, SessionLimits, SqlRequest
+from kalamdb.session.run import SessionLimits, SqlRequest
+from kalamdb.session.session import Session
 from kalamdb.sql.constraint import checks
 from kalamdb.store.memory import MemoryStore
 

@@ -89,7 +89,7 @@ class Standing:
         if plan.state is not FenceState.ACTIVE:
             raise UnknownTable(table.full_name)
         if plan.table.version != table.version:
-            raise SchemaChanged(table.full_name, plan.table.version)
+            raise SchemaChanged(table.full_name, plan.table.version, plan.table)
         return plan
 
     def chain(self, table: TableId, partition: Partition) -> Chain:

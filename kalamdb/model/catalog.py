@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 
 from kalamdb.errors import UnknownNamespace, UnknownTable
 from kalamdb.model.ids import SLOTS, GroupId, Slot, TableId
@@ -25,10 +26,28 @@ class Namespace:
     options: Mapping[str, object] = field(default_factory=dict[str, object])
 
 
+class AuthType(Enum):
+    """How a user signs in; internal ones cannot."""
+
+    PASSWORD = "password"
+    OIDC = "oidc"
+    INTERNAL = "internal"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a user is to an outside issuer of tokens."""
+
+    issuer: str
+    subject: str
+
+
 @dataclass(frozen=True, slots=True)
 class User:
     """`password_hash` is an argon2id string, empty for a user who cannot sign in by password
-    yet.
+    yet. `identity` is of a user who signs in at an outside issuer: its tokens issued before
+    `signed_out_ms` are void. `dropped_ms` marks the record of a dropped user, which keeps its name
+    from being taken by accident. Times are Unix milliseconds.
     """
 
     name: str
@@ -38,6 +57,15 @@ class User:
     epoch: int
     created_ms: int
     updated_ms: int
+    identity: Identity | None = None
+    signed_out_ms: int = 0
+    dropped_ms: int | None = None
+
+    @property
+    def auth_type(self) -> AuthType:
+        if self.identity is not None:
+            return AuthType.OIDC
+        return AuthType.PASSWORD if self.password_hash else AuthType.INTERNAL
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,22 +79,47 @@ class Default:
 
 @dataclass(frozen=True, slots=True)
 class Column:
+    """`initial` (stored form) is what rows written before the column was added read as; a column
+    that has one stores NULL as NULL, not by leaving it out.
+    """
+
     id: int
     name: str
     type: ColumnType
     nullable: bool = True
     default: Default | None = None
+    initial: object = None
+
+
+class IndexState(Enum):
+    """Writes maintain an index in both states; only a READY one is read."""
+
+    BUILDING = "building"
+    READY = "ready"
 
 
 @dataclass(frozen=True, slots=True)
 class Unique:
-    """A UNIQUE constraint over columns (by id); per tenant in USER tables. `id` is its index
-    number.
+    """UNIQUE over columns (by id); per tenant in USER tables. `id` is its index number.
+
+    `by_index`: made by CREATE UNIQUE INDEX, and dropped by DROP INDEX.
     """
 
     id: int
     columns: tuple[int, ...]
     name: str
+    by_index: bool = False
+    state: IndexState = IndexState.READY
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """An index over columns (by id); its entries are (values…, primary key) per partition."""
+
+    id: int
+    columns: tuple[int, ...]
+    name: str
+    state: IndexState = IndexState.READY
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +169,7 @@ class TableDef:
     next_column_id: int = 1
     next_index_id: int = 1
     created_ms: int = 0
+    indexes: tuple[Index, ...] = ()
 
     @cached_property
     def full_name(self) -> str:

@@ -184,7 +184,7 @@ class Replica:
             if fence is None:
                 return None  # no row of a table the group was never told of
         if fence.table.version != table.version:
-            raise SchemaChanged(table.full_name, fence.table.version)
+            raise SchemaChanged(table.full_name, fence.table.version, fence.table)
         if fence.state is not FenceState.ACTIVE:
             raise UnknownTable(table.full_name)
         prefix = self._prefixes.get((table.id, partition))

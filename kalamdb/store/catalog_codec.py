@@ -7,7 +7,8 @@ old versions stay readable (I12).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any
 
@@ -22,6 +23,8 @@ from kalamdb.model.table import (
     Default,
     DefaultKind,
     FlushPolicy,
+    Index,
+    IndexState,
     TableDef,
     TableKind,
     TableOptions,
@@ -30,6 +33,7 @@ from kalamdb.model.table import (
 from kalamdb.model.types import ColumnType, Kind
 
 VERSION = 1
+TABLE_VERSION = 2  # initial values of columns, indexes; a table without them is written as of 1
 
 
 class RecordKind(IntEnum):
@@ -77,9 +81,9 @@ class SlotRecord:
     state: SlotState
 
 
-def _fields(raw: bytes, what: str) -> list[Any]:
+def _fields(raw: bytes, what: str, newest: int = VERSION) -> list[Any]:
     found = codec.unpack(raw)
-    if found[0] != VERSION:
+    if not 1 <= found[0] <= newest:
         raise codec.UnknownVersion(f"{what} format {found[0]} is not known")
     return found[1:]
 
@@ -135,8 +139,17 @@ def _options_in(raw: list[Any]) -> TableOptions:
     )
 
 
-def _table_out(table: TableDef) -> list[Any]:
-    return [
+def _table_version(table: TableDef) -> int:
+    plain = (
+        all(column.initial is None for column in table.columns)
+        and not any(unique.by_index for unique in table.uniques)
+        and not table.indexes
+    )
+    return VERSION if plain else TABLE_VERSION
+
+
+def _table_out(table: TableDef, version: int) -> list[Any]:
+    shown = [
         table.id,
         table.namespace,
         table.name,
@@ -151,39 +164,65 @@ def _table_out(table: TableDef) -> list[Any]:
         table.next_index_id,
         table.created_ms,
     ]
+    if version >= TABLE_VERSION:
+        initials = {column.id: column.initial for column in table.columns}
+        by_index = [[u.id, u.state.value] for u in table.uniques if u.by_index]
+        shown.append({number: value for number, value in initials.items() if value is not None})
+        shown.append(by_index)
+        shown.append([[i.id, i.columns, i.name, i.state.value] for i in table.indexes])
+    return shown
 
 
 def _table_in(raw: list[Any]) -> TableDef:
     number, namespace, name, kind, columns, primary_key, uniques, checks, options, *rest = raw
+    version, next_column_id, next_index_id, created_ms, *later = rest
+    initials, by_index, indexes = later or ({}, [], [])
+    states = dict(by_index)
+    made = [_column_in(column) for column in columns]
     return TableDef(
         TableId(number),
         namespace,
         name,
         TableKind(kind),
-        tuple(map(_column_in, columns)),
+        tuple(replace(column, initial=initials.get(column.id)) for column in made),
         tuple(primary_key),
-        tuple(Unique(unique[0], tuple(unique[1]), unique[2]) for unique in uniques),
+        tuple(_unique_in(unique, states) for unique in uniques),
         tuple(Check(*check) for check in checks),
         _options_in(options),
-        *rest,
+        version,
+        next_column_id,
+        next_index_id,
+        created_ms,
+        tuple(Index(i[0], tuple(i[1]), i[2], IndexState(i[3])) for i in indexes),
     )
 
 
+def _unique_in(raw: list[Any], states: Mapping[int, str]) -> Unique:
+    """`states` are of those made by an index."""
+    number, columns, name = raw
+    state = states.get(number)
+    if state is None:
+        return Unique(number, tuple(columns), name)
+    return Unique(number, tuple(columns), name, by_index=True, state=IndexState(state))
+
+
 def encode_table(table: TableDef, state: TableState) -> bytes:
-    return codec.pack([VERSION, state, _table_out(table)])
+    version = _table_version(table)
+    return codec.pack([version, state, _table_out(table, version)])
 
 
 def decode_table(raw: bytes) -> tuple[TableDef, TableState]:
-    state, table = _fields(raw, "table")
+    state, table = _fields(raw, "table", TABLE_VERSION)
     return _table_in(table), TableState(state)
 
 
 def encode_fence(fence: Fence) -> bytes:
-    return codec.pack([VERSION, fence.state, _table_out(fence.table)])
+    version = _table_version(fence.table)
+    return codec.pack([version, fence.state, _table_out(fence.table, version)])
 
 
 def decode_fence(raw: bytes) -> Fence:
-    state, table = _fields(raw, "fence")
+    state, table = _fields(raw, "fence", TABLE_VERSION)
     return Fence(_table_in(table), FenceState(state))
 
 

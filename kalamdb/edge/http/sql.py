@@ -34,7 +34,7 @@ from kalamdb.lib.clock import Clock
 from kalamdb.lib.observe import Histogram
 from kalamdb.lib.rates import Buckets
 from kalamdb.model.principal import Principal
-from kalamdb.session.session import SqlRequest, check_request_id
+from kalamdb.session.run import SqlRequest, check_request_id
 
 PATH = "/v1/api/sql"
 _log: Any = structlog.get_logger()

@@ -15,7 +15,7 @@ from kalamdb import errors
 from kalamdb.edge import faults
 from kalamdb.errors import KalamError
 from kalamdb.lib.observe import configure_logging
-from kalamdb.session.session import SqlRequest
+from kalamdb.session.run import SqlRequest
 from tests.unit.edge_http.world import ANSWER, World, changed, opened
 
 SELECT = {"sql": "SELECT 1"}

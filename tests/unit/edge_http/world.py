@@ -19,7 +19,7 @@ from kalamdb.lib.observe import Metrics
 from kalamdb.model.principal import Principal, Role
 from kalamdb.ports import LogStatus
 from kalamdb.session.auth import Authenticator
-from kalamdb.session.session import SqlRequest
+from kalamdb.session.run import SqlRequest
 from tests.unit.session.fakes import SECRET, FakeClock, FakeGroups, quick_passwords
 
 PASSWORD = "correct horse battery"

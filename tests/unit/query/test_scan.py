@@ -307,7 +307,7 @@ async def test_what_reading_raises_reaches_the_caller(pool: EnginePool, groups: 
     plan = scan_plan("SELECT count(*) AS n FROM t0", MESSAGES)
 
     def moved() -> None:
-        raise SchemaChanged("app.messages", 2)
+        raise SchemaChanged("app.messages", 2, None)
 
     def lost() -> None:
         raise Unavailable("the disk is away")
