@@ -7,13 +7,12 @@ old versions stay readable (I12).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any
 
 from kalamdb.model import codec
-from kalamdb.model.catalog import Namespace, Placement, User
+from kalamdb.model.catalog import Identity, Namespace, Placement, User
 from kalamdb.model.ids import GroupId, Slot, TableId
 from kalamdb.model.principal import Role
 from kalamdb.model.table import (
@@ -34,6 +33,7 @@ from kalamdb.model.types import ColumnType, Kind
 
 VERSION = 1
 TABLE_VERSION = 2  # initial values of columns, indexes; a table without them is written as of 1
+USER_VERSION = 2  # identity, sign-out, drop; a user with none of them is written as of 1
 
 
 class RecordKind(IntEnum):
@@ -139,17 +139,22 @@ def _options_in(raw: list[Any]) -> TableOptions:
     )
 
 
+def _is_later(unique: Unique) -> bool:
+    """Has it what version 1 could not say?"""
+    return unique.by_index or unique.state is not IndexState.READY
+
+
 def _table_version(table: TableDef) -> int:
     plain = (
         all(column.initial is None for column in table.columns)
-        and not any(unique.by_index for unique in table.uniques)
+        and not any(map(_is_later, table.uniques))
         and not table.indexes
     )
     return VERSION if plain else TABLE_VERSION
 
 
 def _table_out(table: TableDef, version: int) -> list[Any]:
-    shown = [
+    shown: list[Any] = [
         table.id,
         table.namespace,
         table.name,
@@ -166,9 +171,8 @@ def _table_out(table: TableDef, version: int) -> list[Any]:
     ]
     if version >= TABLE_VERSION:
         initials = {column.id: column.initial for column in table.columns}
-        by_index = [[u.id, u.state.value] for u in table.uniques if u.by_index]
         shown.append({number: value for number, value in initials.items() if value is not None})
-        shown.append(by_index)
+        shown.append([[u.id, u.by_index, u.state.value] for u in table.uniques if _is_later(u)])
         shown.append([[i.id, i.columns, i.name, i.state.value] for i in table.indexes])
     return shown
 
@@ -176,8 +180,9 @@ def _table_out(table: TableDef, version: int) -> list[Any]:
 def _table_in(raw: list[Any]) -> TableDef:
     number, namespace, name, kind, columns, primary_key, uniques, checks, options, *rest = raw
     version, next_column_id, next_index_id, created_ms, *later = rest
-    initials, by_index, indexes = later or ({}, [], [])
-    states = dict(by_index)
+    initials: dict[int, object] = later[0] if later else {}
+    uniques_later: list[Any] = later[1] if later else []
+    indexes: list[Any] = later[2] if later else []
     made = [_column_in(column) for column in columns]
     return TableDef(
         TableId(number),
@@ -186,24 +191,28 @@ def _table_in(raw: list[Any]) -> TableDef:
         TableKind(kind),
         tuple(replace(column, initial=initials.get(column.id)) for column in made),
         tuple(primary_key),
-        tuple(_unique_in(unique, states) for unique in uniques),
+        tuple(_unique_in(unique, uniques_later) for unique in uniques),
         tuple(Check(*check) for check in checks),
         _options_in(options),
         version,
         next_column_id,
         next_index_id,
         created_ms,
-        tuple(Index(i[0], tuple(i[1]), i[2], IndexState(i[3])) for i in indexes),
+        tuple(map(_index_in, indexes)),
     )
 
 
-def _unique_in(raw: list[Any], states: Mapping[int, str]) -> Unique:
-    """`states` are of those made by an index."""
+def _unique_in(raw: list[Any], later: list[Any]) -> Unique:
     number, columns, name = raw
-    state = states.get(number)
-    if state is None:
-        return Unique(number, tuple(columns), name)
-    return Unique(number, tuple(columns), name, by_index=True, state=IndexState(state))
+    for other, by_index, state in later:
+        if other == number:
+            return Unique(number, tuple(columns), name, by_index, IndexState(state))
+    return Unique(number, tuple(columns), name)
+
+
+def _index_in(raw: list[Any]) -> Index:
+    number, columns, name, state = raw
+    return Index(number, tuple(columns), name, IndexState(state))
 
 
 def encode_table(table: TableDef, state: TableState) -> bytes:
@@ -238,23 +247,39 @@ def decode_namespace(raw: bytes) -> Namespace:
 
 
 def encode_user(user: User) -> bytes:
-    return codec.pack(
-        [
-            VERSION,
-            user.name,
-            user.role.value,
-            user.password_hash,
-            user.email,
-            user.epoch,
-            user.created_ms,
-            user.updated_ms,
-        ]
-    )
+    identity = user.identity
+    shown = [
+        user.name,
+        user.role.value,
+        user.password_hash,
+        user.email,
+        user.epoch,
+        user.created_ms,
+        user.updated_ms,
+    ]
+    if identity is None and not user.signed_out_ms and user.dropped_ms is None:
+        return codec.pack([VERSION, *shown])
+    outside = None if identity is None else [identity.issuer, identity.subject]
+    return codec.pack([USER_VERSION, *shown, outside, user.signed_out_ms, user.dropped_ms])
 
 
 def decode_user(raw: bytes) -> User:
-    name, role, *rest = _fields(raw, "user")
-    return User(name, Role(role), *rest)
+    name, role, password_hash, email, epoch, created_ms, updated_ms, *later = _fields(
+        raw, "user", USER_VERSION
+    )
+    outside, signed_out_ms, dropped_ms = later or (None, 0, None)
+    return User(
+        name,
+        Role(role),
+        password_hash,
+        email,
+        epoch,
+        created_ms,
+        updated_ms,
+        None if outside is None else Identity(*outside),
+        signed_out_ms,
+        dropped_ms,
+    )
 
 
 def encode_placement(placement: Placement) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import IntEnum
 from itertools import chain
 
@@ -19,6 +20,8 @@ from kalamdb.model.table import (
     Default,
     DefaultKind,
     FlushPolicy,
+    Index,
+    IndexState,
     TableDef,
     TableKind,
     TableOptions,
@@ -162,6 +165,16 @@ TABLE = TableDef(
 )
 STREAM = TableDef(TableId(1), "n", "s", TableKind.STREAM, (), (0,), (), (), TableOptions(ttl_s=5))
 SHARED = TableDef(TableId(2), "n", "p", TableKind.SHARED, COLUMNS[:1], (1,))
+INDEXED = replace(
+    SHARED,
+    columns=(*COLUMNS[:1], replace(COLUMNS[1], id=9, initial=5)),
+    uniques=(
+        Unique(1, (1,), "kept"),
+        Unique(2, (1, 9), "made", by_index=True, state=IndexState.BUILDING),
+        Unique(3, (9,), "checked", state=IndexState.BUILDING),
+    ),
+    indexes=(Index(4, (9, 1), "found"), Index(5, (1,), "coming", IndexState.BUILDING)),
+)
 
 
 def catalog_cases() -> list[Case]:
@@ -203,7 +216,7 @@ def catalog_cases() -> list[Case]:
     for kept in FenceState:
         made = Fence(TABLE, kept)
         cases.append(Case(f"fence {kept.name}", fence(made), made, read_fence, 1))
-    for name, bare_table in (("stream", STREAM), ("shared", SHARED)):
+    for name, bare_table in (("stream", STREAM), ("shared", SHARED), ("indexed", INDEXED)):
         value = (bare_table, TableState.ACTIVE)
         cases.append(Case(f"{name} table", table(*value), value, read_table, 1))
     for state in SlotState:
