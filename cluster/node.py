@@ -16,6 +16,7 @@ import os
 import sys
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 from uuid import UUID
@@ -23,40 +24,46 @@ from uuid import UUID
 import structlog
 
 from cluster.bootstrap import bootstrap
+from cluster.live import LiveHubs, live_edge, live_evaluations
+from cluster.oversight import node_oversight
 from cluster.raft.disk import DirectoryDisk
 from cluster.raft.driver import drive
 from cluster.raft.group import Group
 from cluster.raft.hub import Hub as RaftHub
 from cluster.raft.wal import Wal
 from cluster.route import LocalGroups
-from kalamdb.config import Settings, address, described
+from kalamdb.config import OidcSettings, Settings, address, described
 from kalamdb.edge.http.admin import NodeStatus
 from kalamdb.edge.http.app import HttpParts, build_app, serve
-from kalamdb.edge.ws.binding import LiveBinder
 from kalamdb.edge.ws.connection import WsEdge
-from kalamdb.edge.ws.limits import WsLimits
+from kalamdb.edge.ws.ongoing import Connections, LiveQueries
 from kalamdb.errors import KalamError
 from kalamdb.feed.hub import Hub
 from kalamdb.jobs.retention import Retention, RetentionSettings
 from kalamdb.lib.clock import SystemClock, SystemIds
+from kalamdb.lib.fetch import Fetch
 from kalamdb.lib.observe import Metrics
 from kalamdb.lib.tasks import every
-from kalamdb.model.ids import META_GROUP, GroupId, Partition
-from kalamdb.model.principal import Principal
+from kalamdb.model.ids import META_GROUP, GroupId
 from kalamdb.ports import LogStatus
 from kalamdb.query.engine_pool import EnginePool, PoolSettings
 from kalamdb.query.scan import ScanLimits
 from kalamdb.replica.replica import Replica
+from kalamdb.session.activity import TransactionsSource
+from kalamdb.session.audit import AuditLog
+from kalamdb.session.audited import AuditedDefinitions
 from kalamdb.session.auth import Authenticator
-from kalamdb.session.ddl import Definitions
+from kalamdb.session.jwks import FileKeys, IssuerKeys, UrlKeys
+from kalamdb.session.live_rights import LiveRights
+from kalamdb.session.outside import OutsideTokens
 from kalamdb.session.passwords import PasswordRules, Passwords
-from kalamdb.session.permissions import check_read
+from kalamdb.session.provider import Provider
 from kalamdb.session.run import SessionLimits
 from kalamdb.session.secret import token_secret
 from kalamdb.session.session import Session
+from kalamdb.session.transactions import Transactions
 from kalamdb.sql.constraint import checks
-from kalamdb.sql.live import bind_live
-from kalamdb.sql.parse import parse
+from kalamdb.sql.statement import Ongoing
 from kalamdb.store.catalog import load
 from kalamdb.store.disk import DiskWatch
 from kalamdb.store.hot import HotSettings, HotStore
@@ -229,20 +236,12 @@ async def serving(settings: Settings, replicas: Replicas) -> AsyncGenerator[str]
     """Sessions, live connections and HTTP over open replicas; gives the address."""
     clock, ids, metrics = SystemClock(), SystemIds(), Metrics()
     groups = LocalGroups(replicas.replicas)
-    auth_settings = settings.auth
     async with AsyncExitStack() as stack:
-        rules = PasswordRules(
-            auth_settings.password_length_min,
-            auth_settings.password_length_max,
-            auth_settings.password_classes,
+        identity = await stack.enter_async_context(identities(settings, replicas, groups, metrics))
+        auth, audit = identity.auth, identity.audit
+        definitions = AuditedDefinitions(
+            groups, clock, identity.passwords.hash, audit, user_ddl=settings.auth.user_ddl
         )
-        passwords = Passwords(
-            rules, memory_kib=auth_settings.hash_memory_kib, passes=auth_settings.hash_passes
-        )
-        stack.callback(passwords.close)
-        secret = token_secret(auth_settings, Path(settings.server.data), ids)
-        auth = Authenticator(groups, passwords, clock, auth_settings, secret=secret)
-        definitions = Definitions(groups, clock, passwords.hash, user_ddl=auth_settings.user_ddl)
         await bootstrap(groups, replicas.replicas, settings.cluster.id, (settings.server.node_id,))
         made_up = await auth.ensure_root(ids)
         if made_up is not None:
@@ -250,6 +249,11 @@ async def serving(settings: Settings, replicas: Replicas) -> AsyncGenerator[str]
         await definitions.finish_pending()
         pool = EnginePool(pool_settings(settings))
         stack.push_async_callback(pool.close)
+        around = node_oversight(
+            settings, groups, audit, metrics, replicas.status_of_logs, clock=clock
+        )
+        transactions = Transactions(groups, groups, clock, ids, settings.transactions)
+        metrics.watch("transactions", transactions.statistics)
         session = Session(
             groups,
             pool,
@@ -257,23 +261,112 @@ async def serving(settings: Settings, replicas: Replicas) -> AsyncGenerator[str]
             clock,
             ids=ids,
             limits=session_limits(settings),
-            on_execute_as=audit_execute_as,
+            on_execute_as=audit.on_execute_as,
+            transactions=transactions,
+            oversight=around,
         )
-        websockets = live_edge(settings, replicas, groups, auth)
-        parts = HttpParts(session, auth, websockets, View(replicas), metrics)
+        hubs = LiveHubs(replicas.feeds, groups)
+        evaluations = await stack.enter_async_context(live_evaluations(settings, hubs, pool))
+        metrics.watch("live", evaluations.statistics)
+        rights = LiveRights(audit.on_read_all_users)
+        websockets = live_edge(
+            settings, hubs, auth, evaluations=evaluations, rights=rights, talks=session
+        )
+        around.offer(Ongoing.TRANSACTION, TransactionsSource(transactions))
+        around.offer(Ongoing.LIVE_QUERY, LiveQueries(websockets.directory))
+        around.offer(Ongoing.CONNECTION, Connections(websockets.directory))
+        view = View(replicas)
+        parts = HttpParts(session, auth, websockets, view, metrics, identity.provider)
         watch_all(metrics, replicas, websockets, pool)
         host, port = address(settings.server.http)
         runner = await serve(build_app(parts, settings, clock), host, port, settings)
         stack.push_async_callback(runner.cleanup)
         stack.push_async_callback(websockets.close)
-        await stack.enter_async_context(background(settings, replicas, metrics))
+        await stack.enter_async_context(background(settings, replicas, metrics, transactions))
         replicas.serving = True
         yield f"http://{host}:{port}"
 
 
+@dataclass(frozen=True, slots=True)
+class Identities:
+    """Who is asking, and what they did."""
+
+    auth: Authenticator
+    audit: AuditLog
+    passwords: Passwords
+    provider: Provider | None
+
+
+@asynccontextmanager
+async def identities(
+    settings: Settings, replicas: Replicas, groups: LocalGroups, metrics: Metrics
+) -> AsyncGenerator[Identities]:
+    """Passwords, tokens, the outside issuer and the audit log."""
+    asked, clock = settings.auth, SystemClock()
+    rules = PasswordRules(
+        asked.password_length_min, asked.password_length_max, asked.password_classes
+    )
+    passwords = Passwords(rules, memory_kib=asked.hash_memory_kib, passes=asked.hash_passes)
+    audit = AuditLog(groups, replicas.hot.group(META_GROUP), clock, settings.audit)
+    metrics.watch("audit", audit.statistics)
+    secret = token_secret(asked, Path(settings.server.data), SystemIds())
+    try:
+        async with audited(audit), outside_issuer(asked.oidc, metrics) as issuer:
+            outside = None if issuer is None else issuer.tokens
+            auth = Authenticator(
+                groups, passwords, clock, asked, secret=secret, outside=outside, log=audit
+            )
+            provider = None if issuer is None else issuer.provider
+            yield Identities(auth, audit, passwords, provider)
+    finally:
+        passwords.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Issuer:
+    """The outside issuer of tokens: as its client, and as whose tokens are taken."""
+
+    provider: Provider
+    tokens: OutsideTokens
+
+
+@asynccontextmanager
+async def outside_issuer(settings: OidcSettings, metrics: Metrics) -> AsyncGenerator[Issuer | None]:
+    """Keeps the issuer's keys current; None when no issuer is configured."""
+    if not settings.enabled or settings.issuer is None:
+        yield None
+        return
+    clock = SystemClock()
+    async with Fetch(settings.request_timeout_s) as fetch, asyncio.TaskGroup() as tasks:
+        provider = Provider(settings, fetch, clock)
+        if settings.jwks_file is not None:
+            source = FileKeys(Path(settings.jwks_file))
+        else:
+            source = UrlKeys(provider.keys, settings.jwks_refresh_s)
+        keys = IssuerKeys(settings.issuer, source, clock)
+        metrics.watch("issuer_keys", keys.statistics)
+        running = tasks.create_task(keys.run())
+        try:
+            yield Issuer(provider, OutsideTokens(settings, keys, clock))
+        finally:
+            running.cancel()
+
+
+@asynccontextmanager
+async def audited(audit: AuditLog) -> AsyncGenerator[None]:
+    """Writes the audit log as long as the node serves, and what is left of it at the end."""
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(audit.run())
+        try:
+            yield
+        finally:
+            running.cancel()
+    await audit.close()
+
+
 @asynccontextmanager
 async def background(
-    settings: Settings, replicas: Replicas, metrics: Metrics
+    settings: Settings, replicas: Replicas, metrics: Metrics, transactions: Transactions
 ) -> AsyncGenerator[None]:
     """Jobs that run as long as the node serves."""
     retention = Retention(
@@ -288,6 +381,7 @@ async def background(
             tasks.create_task(every(COMPACT_S, replicas.compact, name="compact")),
             tasks.create_task(every(CHECKPOINT_S, replicas.checkpoint, name="checkpoint")),
             tasks.create_task(retention.run()),
+            tasks.create_task(transactions.run()),
         ]
         try:
             yield
@@ -296,38 +390,13 @@ async def background(
                 task.cancel()
 
 
-def live_edge(
-    settings: Settings, replicas: Replicas, groups: LocalGroups, auth: Authenticator
-) -> WsEdge:
-    """The WebSocket edge over the groups' feeds."""
-    asked = settings.websocket
-    limits = WsLimits(
-        auth_timeout_s=asked.auth_timeout_s,
-        client_timeout_s=asked.client_timeout_s,
-        heartbeat_interval_s=asked.heartbeat_interval_s,
-        connections=asked.max_connections,
-        subscriptions_per_user=asked.max_subscriptions_per_user,
-        message_max_bytes=asked.max_message_bytes,
-        buffer_max_bytes=asked.max_pending_bytes,
-    )
-
-    def hub_of(partition: Partition) -> Hub:
-        return replicas.feeds[groups.of(partition).group]
-
-    def authenticate(token: str) -> Principal:
-        return auth.authenticate(f"Bearer {token}")
-
-    clock = SystemClock()
-    binder = LiveBinder(groups, parse, bind_live, check_read, clock, SystemIds())
-    return WsEdge(groups, hub_of, authenticate, binder, clock=clock, limits=limits)
-
-
 def pool_settings(settings: Settings) -> PoolSettings:
     limits = settings.limits
     return PoolSettings(
         workers_max=limits.query_workers,
         timeout_s=limits.query_timeout_s,
         memory_max_bytes=limits.query_memory_bytes,
+        held_max_bytes=limits.held_results_bytes,
     )
 
 
@@ -337,11 +406,8 @@ def session_limits(settings: Settings) -> SessionLimits:
         limits.max_params,
         limits.max_param_bytes,
         ScanLimits(limits.max_result_rows, limits.max_result_bytes),
+        limits.result_stall_s,
     )
-
-
-def audit_execute_as(actor: Principal, target: str, allowed: bool) -> None:
-    log.info("execute_as", actor=actor.actor, target=target, allowed=allowed)
 
 
 def watch_all(metrics: Metrics, replicas: Replicas, websockets: WsEdge, pool: EnginePool) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 from typing import Any
+from urllib.parse import urlsplit
 
 ENVIRONMENT_PREFIX = "KALAMDB_"
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
@@ -153,6 +154,70 @@ class ClusterSettings:
     )
 
 
+def check_endpoint(text: str) -> str | None:
+    """Tokens and secrets travel to it: https, or http on this very machine."""
+    url = urlsplit(text)
+    if url.username or url.password or url.query or url.fragment or not url.hostname:
+        return "use https://HOST/PATH without user, query and fragment"
+    local = url.hostname in ("localhost", "127.0.0.1", "::1")
+    if url.scheme == "https" or (url.scheme == "http" and local):
+        return None
+    return "use https; http is for localhost only"
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSettings:
+    """Sign-in by user name and password."""
+
+    enabled: bool = setting(
+        True, doc="users sign in by password; false: only at the outside issuer, setup included"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class OidcSettings:
+    """One outside issuer of tokens (OpenID Connect)."""
+
+    enabled: bool = setting(False, doc="tokens of the issuer are accepted")
+    display_name: str = setting("Single sign-on", doc="what a sign-in page calls it", high=100)
+    issuer: str | None = setting(
+        None, doc="exactly what its tokens say as `iss`", check=check_endpoint
+    )
+    client_id: str | None = setting(None, doc="as which KalamDB is registered there", low=1)
+    client_secret: str | None = setting(
+        None, doc="of the client, when it is a confidential one", secret=True
+    )
+    audience: str | None = setting(
+        None, doc="what tokens must be meant for (`aud`); the client_id when absent", low=1
+    )
+    scopes: tuple[str, ...] = setting(("openid", "email", "profile"), doc="what a sign-in asks for")
+    jwks_file: str | None = setting(
+        None, doc="its public keys as a file; read again when it changes"
+    )
+    jwks_uri: str | None = setting(
+        None,
+        doc="where its public keys are; as its discovery document says when absent",
+        check=check_endpoint,
+    )
+    jwks_refresh_s: float = setting(
+        300.0, doc="how often its keys are fetched again", unit="seconds", low=1, high=86_400
+    )
+    request_timeout_s: float = setting(
+        5.0, doc="time of one request to the issuer", unit="seconds", low=0.1, high=60
+    )
+    token_lifetime_max_s: int = setting(
+        86_400,
+        doc="tokens that would live longer from now on are refused",
+        unit="seconds",
+        low=60,
+        high=31_536_000,
+    )
+    auto_provision: bool = setting(
+        False, doc="who is no user yet gets role user; else only users made WITH OIDC come in"
+    )
+    device_flow: bool = setting(False, doc="devices without a browser sign in through this server")
+
+
 @dataclass(frozen=True, slots=True)
 class AuthSettings:
     """Passwords, tokens and who may do what by default."""
@@ -187,7 +252,7 @@ class AuthSettings:
         8, doc="shortest password", unit="characters", low=1, high=256
     )
     password_length_max: int = setting(
-        256, doc="longest password", unit="characters", low=8, high=1024
+        72, doc="longest password, in UTF-8", unit="bytes", low=8, high=1024
     )
     password_classes: bool = setting(
         False, doc="passwords need upper case, lower case, a digit and a special character"
@@ -197,14 +262,51 @@ class AuthSettings:
     )
     hash_passes: int = setting(2, doc="passes of one argon2id hash", unit="count", low=1, high=100)
     lockout_failures: int = setting(
-        5, doc="failed sign-ins in a row that lock a user", unit="count", low=1, high=1000
+        5,
+        doc="failed sign-ins in a row that lock a user for their address; 10 times as many from "
+        "anywhere lock it for all addresses it never signed in from",
+        unit="count",
+        low=1,
+        high=1000,
     )
     lockout_s: int = setting(
         900, doc="how long a locked user waits", unit="seconds", low=1, high=86_400
     )
     cookie_secure: bool = setting(True, doc="cookies are Secure when the request came by https")
     allow_remote_setup: bool = setting(False, doc="first setup from other machines is allowed")
-    user_ddl: bool = setting(False, doc="role user may create USER and STREAM tables")
+    user_ddl: bool = setting(False, doc="role user may define USER and STREAM tables")
+    local: LocalSettings = field(default_factory=LocalSettings)
+    oidc: OidcSettings = field(default_factory=OidcSettings)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditSettings:
+    """The audit log."""
+
+    retention_days: int = setting(
+        90, doc="how long an entry is kept", unit="days", low=1, high=3650
+    )
+    entries_max: int = setting(
+        200_000,
+        doc="entries kept; beyond them the oldest go",
+        unit="count",
+        low=1000,
+        high=100_000_000,
+    )
+    interval_s: float = setting(
+        0.5,
+        doc="entries that nobody waits for are written this often",
+        unit="seconds",
+        low=0.05,
+        high=60,
+    )
+    queue_entries: int = setting(
+        10_000,
+        doc="entries that wait to be written; beyond them they are counted, and the count written",
+        unit="count",
+        low=100,
+        high=1_000_000,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +339,63 @@ class LimitSettings:
     )
     query_workers: int = setting(
         2, doc="processes that run scanning queries", unit="count", low=1, high=256
+    )
+    held_results_bytes: int = setting(
+        256 * MIB,
+        doc="memory of large results that wait for their clients to read on, all together",
+        unit="bytes",
+        low=MIB,
+        high=256 * GIB,
+    )
+    result_stall_s: float = setting(
+        30.0,
+        doc="a client that reads nothing of a large result for so long loses it",
+        unit="seconds",
+        low=1,
+        high=3_600,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionSettings:
+    """BEGIN … COMMIT."""
+
+    timeout_s: float = setting(
+        300.0,
+        doc="a transaction open for longer is rolled back",
+        unit="seconds",
+        low=1,
+        high=86_400,
+    )
+    idle_timeout_s: float = setting(
+        60.0,
+        doc="a transaction without a statement for longer is rolled back",
+        unit="seconds",
+        low=1,
+        high=86_400,
+    )
+    max_per_user: int = setting(
+        100, doc="open transactions of one user", unit="count", low=1, high=100_000
+    )
+    max_open: int = setting(
+        10_000, doc="open transactions of this node", unit="count", low=1, high=1_000_000
+    )
+    max_bytes: int = setting(
+        100 * MIB,
+        doc="memory for what one transaction wrote; what COMMIT writes is bounded at 64 MiB",
+        unit="bytes",
+        low=64 * KIB,
+        high=4 * GIB,
+    )
+    max_total_bytes: int = setting(
+        512 * MIB,
+        doc="memory for what all open transactions wrote",
+        unit="bytes",
+        low=MIB,
+        high=256 * GIB,
+    )
+    max_savepoints: int = setting(
+        100, doc="savepoints of one transaction", unit="count", low=1, high=10_000
     )
 
 
@@ -288,6 +447,20 @@ class HttpSettings:
     max_header_bytes: int = setting(
         16 * KIB, doc="longest request line or header", unit="bytes", low=KIB, high=MIB
     )
+    page: bool = setting(True, doc="the page is served at /; else / is 404")
+    header_timeout_s: float = setting(
+        20.0, doc="the head of a request has come within", unit="seconds", low=0.1, high=3600
+    )
+    body_timeout_s: float = setting(
+        60.0,
+        doc="the body of a request has come within, and a client takes some of its answer within",
+        unit="seconds",
+        low=0.1,
+        high=3600,
+    )
+    fast_front: bool = setting(
+        True, doc="SQL requests have a short way of their own; off: aiohttp serves them too"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,6 +492,58 @@ class WebsocketSettings:
         unit="bytes",
         low=64 * KIB,
         high=GIB,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LiveSettings:
+    """Live queries that are evaluated anew: all but filter and projection of one table."""
+
+    reevaluations_per_s: float = setting(
+        20.0,
+        doc="how often one query is evaluated at most",
+        unit="per second",
+        low=0.01,
+        high=1000,
+    )
+    query_time_share: float = setting(
+        0.5,
+        doc="share of one query worker's time that the live queries of one user may take; beyond "
+        "it they are evaluated less often",
+        unit="share",
+        low=0.001,
+        high=256,
+    )
+    query_timeout_s: float = setting(
+        5.0,
+        doc="time of one evaluation; others wait for it",
+        unit="seconds",
+        low=0.001,
+        high=86_400,
+    )
+    query_workers: int = setting(
+        1,
+        doc="query workers that live queries may occupy at the same time",
+        unit="count",
+        low=1,
+        high=256,
+    )
+    max_queries_per_user: int = setting(
+        100, doc="such live queries of one user", unit="count", low=1, high=1_000_000
+    )
+    max_result_rows: int = setting(
+        10_000, doc="rows of one such result", unit="count", low=1, high=10_000_000
+    )
+    max_result_bytes: int = setting(
+        4 * MIB, doc="JSON bytes of one such result", unit="bytes", low=KIB, high=GIB
+    )
+    kept_result_bytes: int = setting(
+        64 * MIB,
+        doc="rows kept for all of them, beyond it results are put together again when needed; and "
+        "again so much for rows that wait for clients to ask for the next page",
+        unit="bytes",
+        low=KIB,
+        high=256 * GIB,
     )
 
 
@@ -356,6 +581,13 @@ class LogSettings:
     format: str = setting(
         "json", doc="one JSON object or one text a line", choices=("json", "text")
     )
+    slow_query_ms: int = setting(
+        1_000,
+        doc="a query that takes longer is logged and listed in system.slow_queries; 0: none is",
+        unit="milliseconds",
+        low=0,
+        high=86_400_000,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,17 +597,20 @@ class Settings:
     server: ServerSettings = field(default_factory=ServerSettings)
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
     auth: AuthSettings = field(default_factory=AuthSettings)
+    audit: AuditSettings = field(default_factory=AuditSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
     durability: str = setting(
         "fsync",
         doc="fsync: an answered write is on disk; os: it is with the operating system",
         choices=("fsync", "os"),
     )
+    transactions: TransactionSettings = field(default_factory=TransactionSettings)
     storage: StorageSettings = field(default_factory=StorageSettings)
     hot: HotSettings = field(default_factory=HotSettings)
     history: HistorySettings = field(default_factory=HistorySettings)
     http: HttpSettings = field(default_factory=HttpSettings)
     websocket: WebsocketSettings = field(default_factory=WebsocketSettings)
+    live: LiveSettings = field(default_factory=LiveSettings)
     rate_limit: RateLimitSettings = field(default_factory=RateLimitSettings)
     log: LogSettings = field(default_factory=LogSettings)
 

@@ -6,20 +6,22 @@
     │   ├─ InvalidParameter · ParamsWithBatch · TextTooLong · StatementTooLarge · BodyTooLarge
     │   ├─ RequestIdReused
     │   └─ StatementFailed: UnknownNamespace · UnknownTable · UnknownColumn · UnknownUser
-    │        · AlreadyExists · TypeMismatch · ValueOutOfRange · NotNullViolation · UniqueViolation
+    │        · UserDropped · AlreadyExists · TypeMismatch · ValueOutOfRange
+    │        · NotNullViolation · UniqueViolation
     │        · CheckViolation · InvalidDefinition · InvalidStatement · NamespaceNotEmpty
-    │        · QueryFailed
+    │        · StillNeeded · QueryFailed; those of `transaction_errors` · NothingToKill
     ├─ AccessDenied        sign in, or ask for the right
     │   ├─ PermissionDenied
     │   └─ Unauthenticated: MissingAuthorization · InvalidCredentials · TokenExpired
     │        · AccountLocked · SetupRequired · RemoteAccessDenied
     ├─ Conflict            another write came between; run the statement again
     ├─ Unavailable         surely not done; retry later
-    │   └─ NotLeader · DiskFull · Overloaded
+    │   └─ NotLeader · DiskFull · Overloaded · SigningKeyPending
     ├─ Indeterminate       may be done; retry with the same request id
     ├─ CursorExpired       take a fresh snapshot
     ├─ LimitReached        ask for less
-    │   └─ ResultTooLarge · QueryTimeout · QueryMemoryExceeded · RateLimited · SubscriptionLimit
+    │   └─ ResultTooLarge · QueryTimeout · QueryKilled · QueryMemoryExceeded · RateLimited
+    │        · SubscriptionLimit
     ├─ SchemaChanged       bind again against the newer definition (never leaves the server)
     └─ Corruption          the node stops; names the file and the offset
 
@@ -155,6 +157,15 @@ class UnknownColumn(StatementFailed):
         return f"column {self.column} does not exist" + (f" in {self.table}" if self.table else "")
 
 
+class UnknownIndex(StatementFailed):
+    """`table` is None where only a namespace was named."""
+
+    fields = ("index", "table")
+
+    def __str__(self) -> str:
+        return f"index {self.index} does not exist" + (f" on {self.table}" if self.table else "")
+
+
 class UnknownUser(StatementFailed):
     fields = ("user",)
     text = "user {user} does not exist"
@@ -163,6 +174,16 @@ class UnknownUser(StatementFailed):
 class AlreadyExists(StatementFailed):
     fields = ("kind", "name")
     text = "{kind} {name} already exists"
+
+
+class UserDropped(StatementFailed):
+    """The name is kept: rows of the user who had it are still stored under it."""
+
+    fields = ("user",)
+    text = (
+        "user {user} was dropped, and rows of that time are kept under the name; choose another"
+        " name, or add REUSE DATA to CREATE USER to hand them to the new user"
+    )
 
 
 class TypeMismatch(StatementFailed):
@@ -198,6 +219,15 @@ class UniqueViolation(StatementFailed):
         return f"duplicate key in {self.table}: ({columns}) = ({self.value}) already exists"
 
 
+class IndexNotUnique(StatementFailed):
+    """CREATE UNIQUE INDEX met rows with equal values. Whose they are and what they hold is not
+    said: they may be anybody's.
+    """
+
+    fields = ("table", "index")
+    text = "index {index} was not created: rows of {table} have equal values in its columns"
+
+
 class CheckViolation(StatementFailed):
     fields = ("table", "check")
     text = "row violates check {check} of {table}"
@@ -221,12 +251,26 @@ class InvalidStatement(StatementFailed):
 
 
 class NamespaceNotEmpty(StatementFailed):
-    fields = ("namespace", "tables")
-    text = "namespace {namespace} holds {tables} tables; drop them first or add CASCADE"
+    fields = ("namespace", "holds")
+    text = "namespace {namespace} holds {holds}; drop them first or add CASCADE"
+
+
+class StillNeeded(StatementFailed):
+    """What is to be dropped or renamed is named by something else, which is left as it is."""
+
+    fields = ("what", "by")
+    text = "{what} is used by {by}; drop that first, or add CASCADE to DROP"
 
 
 class QueryFailed(StatementFailed):
     """The query engine refused or failed the SELECT (a cast, a division, a planning error)."""
+
+
+class NothingToKill(StatementFailed):
+    """There is nothing of that id, or it is somebody else's."""
+
+    fields = ("kind", "id")
+    text = "there is no {kind} {id}; it may have ended"
 
 
 class AccessDenied(KalamError):
@@ -265,7 +309,11 @@ class TokenExpired(Unauthenticated):
 
 class AccountLocked(Unauthenticated):
     fields = ("retry_after_s",)
-    text = "too many failed sign-ins; try again in {retry_after_s} seconds"
+
+    def __str__(self) -> str:
+        minutes = -(-self.retry_after_s // 60)
+        plural = "" if minutes == 1 else "s"
+        return f"too many failed sign-ins; try again in {minutes} minute{plural}"
 
 
 class SetupRequired(Unauthenticated):
@@ -303,6 +351,15 @@ class NotLeader(Unavailable):
         )
 
 
+class SigningKeyPending(Unavailable):
+    """The keys of an outside issuer have to be asked for first. `ready` is a function that waits
+    until they were: an edge awaits it once and authenticates again.
+    """
+
+    fields = ("issuer", "ready")
+    text = "the signing keys of {issuer} are being fetched; nothing was done, retry"
+
+
 class DiskFull(Unavailable):
     fields = ("free_bytes", "min_free_bytes")
     text = (
@@ -324,7 +381,7 @@ class Indeterminate(KalamError):
 
 
 class CursorExpired(KalamError):
-    """The changes after `cursor` cannot be replayed; `reason` is expired, ahead or incarnation."""
+    """The changes after `cursor` cannot be replayed; `reason` is expired, ahead or foreign."""
 
     fields = ("cursor", "reason")
     text = "cursor {cursor} cannot be resumed ({reason}); take a fresh snapshot"
@@ -345,6 +402,13 @@ class ResultTooLarge(LimitReached):
 class QueryTimeout(LimitReached):
     fields = ("timeout_s",)
     text = "the query ran longer than {timeout_s} s and was stopped"
+
+
+class QueryKilled(LimitReached):
+    """Somebody ended it with KILL; it wrote nothing."""
+
+    fields = ("query_id",)
+    text = "the query {query_id} was stopped by KILL; nothing was done"
 
 
 class QueryMemoryExceeded(LimitReached):

@@ -8,7 +8,7 @@ queued while the last fsync ran goes into one entry (group commit).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,8 +16,9 @@ from kalamdb.model.catalog import CatalogView
 from kalamdb.model.change import Change, ChangeBatch
 from kalamdb.model.command import Outcome
 from kalamdb.model.ids import GroupId, Partition, Seq
+from kalamdb.model.key_range import KeyRange
 from kalamdb.model.table import TableDef
-from kalamdb.model.work import RequestTag, Work
+from kalamdb.model.work import ChangeKeys, CommitRows, InsertRows, PutRows, RequestTag, Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +129,39 @@ class Snapshot(Protocol):
         """(primary key bytes, row bytes) in key order."""
         ...
 
+    def scan_table(self, table: TableDef) -> Iterator[tuple[Partition, bytes, bytes]]:
+        """(partition, primary key bytes, row bytes) of every partition of the table in this group,
+        in key order.
+        """
+        ...
+
+    def scan_range(
+        self, table: TableDef, partition: Partition, keys: KeyRange, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes | None]]:
+        """(primary key bytes, row bytes) of the rows whose primary key, or whose entry in an index
+        that `table` says is READY, is in the range; in that order, or backwards. None instead of
+        a row that is deleted or expired: such are counted by who bounds a scan.
+        """
+        ...
+
     def scan_by_seq(
         self, table: TableDef, partition: Partition, after: Seq, *, newest_first: bool = False
     ) -> Iterator[bytes]:
         """Row bytes with seq > `after`, in seq order."""
+        ...
+
+    def scan_as_of(
+        self, table: TableDef, partition: Partition, then: Seq, wall_ms: int
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """(primary key bytes, row bytes) as they were at `then`, in key order; `wall_ms`: when that
+        was, for rows that expire. Raises CursorExpired at once.
+        """
+        ...
+
+    def scan_table_as_of(
+        self, table: TableDef, then: Seq, wall_ms: int
+    ) -> Iterator[tuple[Partition, bytes, bytes]]:
+        """As `scan_as_of`, of every partition of the table in this group."""
         ...
 
     def changes(
@@ -144,6 +174,12 @@ class Snapshot(Protocol):
 
     def last_change(self, table: TableDef, partition: Partition) -> Seq:
         """Seq of the newest change of the (table, partition) chain, 0 for none."""
+        ...
+
+    def holds_uncommitted(self, table: TableDef) -> bool:
+        """A transaction's own writes are among the rows: nobody else may be shown what is read
+        here, and `last_change` does not name it.
+        """
         ...
 
     def close(self) -> None: ...
@@ -165,6 +201,12 @@ class ChangeSink(Protocol):
 
     def close_table(self, table: int) -> None:
         """The table was dropped: end its subscriptions with TABLE_DROPPED."""
+        ...
+
+    def close_older(self, table: TableDef) -> None:
+        """The table is this one now: end subscriptions bound to an older version with
+        SCHEMA_CHANGED, unless it makes no difference to them.
+        """
         ...
 
     def close_all(self, reason: str) -> None:
@@ -213,6 +255,109 @@ class Groups(Protocol):
         ...
 
     def snapshot(self, partition: Partition) -> Snapshot: ...
+
+    def barrier_everywhere(self) -> Awaitable[object] | None:
+        """Linearizable reads of all data groups may start after this; None: at once. Raises
+        Unavailable.
+        """
+        ...
+
+    def snapshots_everywhere(self, table: TableDef) -> Sequence[Snapshot]:
+        """One per data group, all in one step, for reads of all tenants' rows of `table`; the
+        caller closes them. Raises SchemaChanged, UnknownTable.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Uncommitted:
+    """What a transaction holds of one partition: its snapshot's seq, rows and bytes written, tables
+    touched by writes.
+    """
+
+    seq: Seq
+    rows: int
+    size_bytes: int
+    tables: int
+
+
+class GroupTransaction(Protocol):
+    """A transaction's part in one partition, at its leader. Everything raises Unavailable once
+    leadership was lost. Must be closed.
+    """
+
+    group: GroupId
+    partition: Partition
+
+    @property
+    def lost(self) -> bool: ...
+
+    @property
+    def size_bytes(self) -> int: ...
+
+    def get(self, table: TableDef, pk: bytes) -> bytes | None:
+        """Raises SchemaChanged, Conflict when the table changed since the snapshot."""
+        ...
+
+    def last_change(self, table: TableDef) -> Seq:
+        """As the snapshot has it; own writes are no changes before COMMIT."""
+        ...
+
+    def snapshot(self) -> Snapshot:
+        """What is there now, own writes included; stays as it is while the transaction goes on."""
+        ...
+
+    def write(
+        self, asked: InsertRows | ChangeKeys | PutRows, room_bytes: int
+    ) -> Awaitable[Outcome]:
+        """One statement, on top of what was written before; seen by this transaction alone.
+
+        Raises as a write outside does, and LimitReached when it takes more than `room_bytes`.
+        """
+        ...
+
+    def savepoint(self) -> int: ...
+
+    def undo_to(self, place: int | None) -> None:
+        """Back to where `savepoint` gave `place`; None: to the beginning."""
+        ...
+
+    def keep(self) -> None:
+        """There is no savepoint any more."""
+        ...
+
+    def commit(self, asked: CommitRows, tag: RequestTag | None) -> Awaitable[Outcome]:
+        """`asked` with the rows written (its own are ignored), as one command."""
+        ...
+
+    def uncommitted(self) -> Uncommitted: ...
+
+    def close(self) -> None: ...
+
+
+class TransactionGroups(Protocol):
+    """What transactions ask of the groups, beside what every session asks (`Groups`)."""
+
+    def open_transaction(self, partition: Partition) -> GroupTransaction:
+        """A part on the state that is applied now; after `Groups.barrier`. Raises Unavailable."""
+        ...
+
+    def recall(self, tag: RequestTag) -> Awaitable[Outcome] | None:
+        """What a request id has come to in whatever group it was used; None: in none. Raises
+        RequestIdReused, Unavailable when a group cannot say.
+        """
+        ...
+
+
+class DefiningGroups(Groups, Protocol):
+    """What definitions need besides."""
+
+    async def step_everywhere(self, step: Callable[[bytes], Work]) -> None:
+        """Work that goes through a table's rows in bounded steps, through every data group:
+        `step(after)`, from `after` empty on, until its outcome's one row holds None instead of
+        where it ended (hex). Raises the first failure.
+        """
+        ...
 
 
 class ObjectStore(Protocol):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ import orjson
 
 from cluster.bootstrap import bootstrap
 from cluster.route import LocalGroups
+from kalamdb.config import TransactionSettings
 from kalamdb.edge import faults
 from kalamdb.errors import KalamError
 from kalamdb.feed.hub import Hub
@@ -26,10 +27,14 @@ from kalamdb.ports import LogEntry, LogStatus
 from kalamdb.query.engine_pool import EnginePool, PoolSettings
 from kalamdb.query.scan import ScanLimits
 from kalamdb.replica.replica import Replica
+from kalamdb.session.activity import TransactionsSource
 from kalamdb.session.ddl import Definitions
-from kalamdb.session.run import SessionLimits, SqlRequest
+from kalamdb.session.oversight import oversight
+from kalamdb.session.run import Conversation, SessionLimits, SqlRequest
 from kalamdb.session.session import Session
+from kalamdb.session.transactions import Transactions
 from kalamdb.sql.constraint import checks
+from kalamdb.sql.statement import Ongoing
 from kalamdb.store.memory import MemoryStore
 
 START_MS = 1_790_000_000_000
@@ -107,18 +112,26 @@ class InstantLog:
 class SmallNode:
     """Sessions over two data groups in memory."""
 
-    def __init__(self, pool: EnginePool, watch: Watch | None = None) -> None:
+    def __init__(
+        self,
+        pool: EnginePool,
+        watch: Watch | None = None,
+        stores: Mapping[GroupId, MemoryStore] | None = None,
+    ) -> None:
+        """`stores`: what another node left behind."""
         self.clock = StepClock()
         self.ids = CountingIds()
         self.hubs: dict[GroupId, Hub] = {}
         self.replicas: dict[GroupId, Replica] = {}
+        self.stores: dict[GroupId, MemoryStore] = {}
         self.pool = pool
         for number in range(DATA_GROUPS + 1):
             group = GroupId(number)
             self.hubs[group] = Hub()
+            self.stores[group] = MemoryStore(group) if stores is None else stores[group]
             replica = Replica(
                 group,
-                MemoryStore(group),
+                self.stores[group],
                 self.hubs[group],
                 self.clock,
                 checks=checks,
@@ -127,6 +140,11 @@ class SmallNode:
             InstantLog(group, replica, watch)
         self.groups = LocalGroups(self.replicas)
         definitions = Definitions(self.groups, self.clock, no_hash)
+        self.transactions = Transactions(
+            self.groups, self.groups, self.clock, self.ids, TransactionSettings()
+        )
+        around = oversight(lambda: self.groups.catalog, self.clock)
+        around.offer(Ongoing.TRANSACTION, TransactionsSource(self.transactions))
         self.session = Session(
             self.groups,
             pool,
@@ -135,6 +153,8 @@ class SmallNode:
             ids=self.ids,
             limits=SessionLimits(10_000, 1 << 20, ScanLimits()),
             on_execute_as=lambda actor, target, allowed: None,
+            transactions=self.transactions,
+            oversight=around,
         )
 
     async def boot(self) -> None:
@@ -149,10 +169,17 @@ class SmallNode:
         role: Role = Role.USER,
         namespace: str | None = None,
         request_id: str | None = None,
+        transaction_id: str | None = None,
     ) -> tuple[int, dict[str, Any]]:
         """Status and body, as the HTTP edge would answer. One request is one millisecond."""
         status, body = await self.raw(
-            user, sql, params, role=role, namespace=namespace, request_id=request_id
+            user,
+            sql,
+            params,
+            role=role,
+            namespace=namespace,
+            request_id=request_id,
+            transaction_id=transaction_id,
         )
         return status, orjson.loads(body)
 
@@ -165,15 +192,36 @@ class SmallNode:
         role: Role = Role.USER,
         namespace: str | None = None,
         request_id: str | None = None,
+        transaction_id: str | None = None,
     ) -> tuple[int, bytes]:
         self.clock.now_ms += 1
         principal = Principal.of(user, role)
-        request = SqlRequest(sql, params, namespace, request_id)
+        request = SqlRequest(sql, params, namespace, request_id, transaction_id=transaction_id)
         try:
-            return 200, await self.session.execute(principal, request)
+            reply = await self.session.execute(principal, request)
+            assert isinstance(reply, bytes), "no request here asks for a stream"
+            return 200, reply
         except KalamError as error:
             fault = faults.fault_of(error)
             return fault.status, faults.envelope(error, 0.0, principal, sql)
+
+    async def talk(
+        self,
+        talk: Conversation,
+        sql: str,
+        params: list[Any] | None = None,
+        *,
+        request_id: str | None = None,
+        transaction_id: str | None = None,
+    ) -> tuple[int, dict[str, Any]]:
+        """As `sql`, over a connection."""
+        self.clock.now_ms += 1
+        request = SqlRequest(sql, params, None, request_id, transaction_id=transaction_id)
+        try:
+            return 200, orjson.loads(await self.session.converse(talk, request))
+        except KalamError as error:
+            fault = faults.fault_of(error)
+            return fault.status, orjson.loads(faults.envelope(error, 0.0, talk.principal, sql))
 
     async def ok(self, user: str, sql: str, params: list[Any] | None = None, **more: Any) -> Any:
         status, body = await self.sql(user, sql, params, **more)

@@ -27,7 +27,7 @@ from kalamdb.model.command import Effect
 from kalamdb.model.ids import HOUR_MS, SEQ_EPOCH_MS, GroupId, Partition, Seq, TableId
 from kalamdb.ports import ChangeSink, LogEntry
 from kalamdb.store import staged
-from kalamdb.store.catalog_codec import FenceState, decode_fence, encode_request
+from kalamdb.store.catalog_codec import Fence, FenceState, decode_fence, encode_request
 from kalamdb.store.kv import GroupStore, Mark
 
 
@@ -191,8 +191,8 @@ class Machine:
         if changes:
             self._sink.publish(ChangeBatch(self._store.group, seq, tuple(changes)))
         for key, value in records:
-            if key[0] == _FENCE and value is not None and is_closed(value):
-                self._sink.close_table(keys.table_of(key))
+            if key[0] == _FENCE and value is not None:
+                self._tell_fence(decode_fence(value))
         for entry, decided in applied:
             if decided is None:
                 self._void += 1
@@ -200,6 +200,13 @@ class Machine:
             else:
                 self._entries += 1
                 self._decider.applied(entry.payload)
+
+    def _tell_fence(self, fence: Fence) -> None:
+        """Streams end with their table, or with the definition they were bound to."""
+        if fence.state is FenceState.ACTIVE:
+            self._sink.close_older(fence.table)
+        else:
+            self._sink.close_table(fence.table.id)
 
     def _changes(self, puts: list[Effect]) -> list[Change]:
         """Changes of watched chains, in seq order, with both images from the same commands."""
@@ -218,10 +225,6 @@ class Machine:
 
     def statistics(self) -> MachineStatistics:
         return MachineStatistics(self._entries, self._commands, self._void)
-
-
-def is_closed(fence: bytes) -> bool:
-    return decode_fence(fence).state is not FenceState.ACTIVE
 
 
 def _change(images: dict[bytes, bytes], group: GroupId, *, key: bytes, value: bytes) -> Change:

@@ -70,6 +70,11 @@ class Draft:
                 return self._stored(key)
         return effect[1]
 
+    def newer(self, key: bytes, stored: bytes) -> bytes | None:
+        """What `get` would give, for who has read the store already."""
+        effect = self.fresh.get(key) or self._decided.get(key)
+        return stored if effect is None else effect[1]
+
     def put(self, key: bytes, value: bytes | None) -> None:
         """An effect on a key that later decisions read."""
         effect = (key, value)

@@ -2,7 +2,8 @@
 
 Every change of a row has its effects from one place, `RowWriter`: ROW and SEQ of the new version,
 HISTORY and the end of SEQ for the superseded one, CHANGE in the chain, LAST once per statement,
-EXPIRY for STREAM rows, UNIQUE entries that follow their row.
+EXPIRY for STREAM rows, UNIQUE and INDEX entries that follow their row: put and deleted in the same
+command, and only when their values changed.
 
 Keeps:
 - A statement is decided whole or refused whole, in one step.
@@ -12,7 +13,7 @@ Keeps:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from kalamdb.decide.draft import Chain, Draft
 from kalamdb.decide.plan import TablePlan, UniquePlan
@@ -92,48 +93,67 @@ class RowWriter:
             else:
                 self.remove(pk, old, Op.EXPIRE)
         seq = draft.draw()
-        draft.put(chain.row + pk, codec.encode_row(seq, row))
+        draft.put(chain.row + pk, codec.encode_row(seq, self.plan.stored(row)))
         draft.add(chain.seq_key(seq), pk)
         if self.plan.has_ttl:
             draft.add(chain.expiry_key(seq), b"")
+        for index in self.plan.indexes:
+            values = index.values_key(chain, row)
+            index.check(chain, values)
+            draft.add(values + pk, b"")
         self._change(Op.INSERT, Seq(0), pk, seq)
         self.inserted += 1
         if self._returning is not None:
             self.returned.append(self._returning.project(row, seq))
 
-    def update(self, pk: bytes, row: Row, old: bytes) -> None:
+    def update(self, pk: bytes, row: Row, old: bytes, before: Row) -> None:
+        """`before` is the row in `old`. UNIQUE entries have been moved before (`claim`)."""
         draft, chain = self.draft, self.chain
         seq = draft.draw()
         old_seq = self._supersede(pk, old, seq)
-        draft.put(chain.row + pk, codec.encode_row(seq, row))
+        draft.put(chain.row + pk, codec.encode_row(seq, self.plan.stored(row)))
         draft.add(chain.seq_key(seq), pk)
         if self.plan.has_ttl:
             draft.add(chain.expiry_key(seq), b"")
+        for index in self.plan.indexes:
+            gone, values = index.values_key(chain, before), index.values_key(chain, row)
+            if gone != values:
+                index.check(chain, values)
+                draft.add(gone + pk, None)
+                draft.add(values + pk, b"")
         self._change(Op.UPDATE, old_seq, pk, seq)
         self.updated += 1
         if self._returning is not None:
             self.returned.append(self._returning.project(row, seq))
 
-    def remove(self, pk: bytes, old: bytes, op: Op) -> None:
-        """DELETE, or EXPIRE with the row's UNIQUE entries: nobody has taken those out before."""
-        draft, chain = self.draft, self.chain
+    def remove(self, pk: bytes, old: bytes, op: Op, before: Row | None = None) -> None:
+        """DELETE, or EXPIRE with the row's UNIQUE entries: nobody has taken those out before.
+
+        `before` is the row in `old`, where the caller has it.
+        """
+        draft, chain, plan = self.draft, self.chain, self.plan
         seq = draft.draw()
         old_seq = self._supersede(pk, old, seq)
-        if self.plan.tombstones:
+        if plan.tombstones:
             draft.put(chain.row + pk, codec.encode_tombstone(seq))
             draft.add(chain.seq_key(seq), pk)
         else:
             draft.put(chain.row + pk, None)
+        row = before
+        if row is None and (plan.indexes or plan.uniques or self._returning is not None):
+            row = self.plan.read(old)[1]
+            assert row is not None
+        for index in plan.indexes:
+            assert row is not None
+            draft.add(index.values_key(chain, row) + pk, None)
         self._change(op, old_seq, pk, seq)
         if op is Op.EXPIRE:
-            if self.plan.uniques:
-                row = codec.decode_row(old)[1]
+            if plan.uniques:
                 assert row is not None
-                self.release(row)
+                self.release(pk, row)
             return
         self.deleted += 1
         if self._returning is not None:
-            row = codec.decode_row(old)[1]
             assert row is not None
             self.returned.append(self._returning.project(row, old_seq))
 
@@ -159,27 +179,33 @@ class RowWriter:
 
     # ---- UNIQUE ---------------------------------------------------------------------------------
 
-    def release(self, row: Row) -> None:
-        """Take a row's UNIQUE values out."""
+    def release(self, pk: bytes, row: Row, after: Row | None = None) -> None:
+        """Take out a row's UNIQUE values, but those it keeps in `after`."""
         for unique in self.plan.uniques:
-            key = unique.key(self.plan.table, self.chain.partition, row)
-            if key is not None:
-                self.draft.put(key, None)
+            key = unique.key(self.chain, row)
+            if key is None or (after is not None and unique.key(self.chain, after) == key):
+                continue
+            if unique.building and self.draft.get(key) != pk:
+                continue  # another row's entry: this one has not been come to yet
+            self.draft.put(key, None)
 
-    def claim(self, pk: bytes, row: Row) -> None:
-        """Put a row's UNIQUE values. Raises UniqueViolation."""
+    def claim(self, pk: bytes, row: Row, before: Row | None = None) -> None:
+        """Put a row's UNIQUE values, but those it had in `before`. Raises UniqueViolation."""
         for unique in self.plan.uniques:
-            if self.owner(unique, row) not in (None, pk):
+            key = unique.key(self.chain, row)
+            if key is None or (before is not None and unique.key(self.chain, before) == key):
+                continue
+            if self._owner(key) not in (None, pk):
                 raise self.plan.duplicate(unique, row)
-            key = unique.key(self.plan.table, self.chain.partition, row)
-            if key is not None:
-                self.draft.put(key, pk)
+            unique.check(self.chain, key)
+            self.draft.put(key, pk)
 
     def owner(self, unique: UniquePlan, row: Row) -> bytes | None:
         """Primary key of the row that has `row`'s value; a row past its TTL gives it up."""
-        key = unique.key(self.plan.table, self.chain.partition, row)
-        if key is None:
-            return None
+        key = unique.key(self.chain, row)
+        return None if key is None else self._owner(key)
+
+    def _owner(self, key: bytes) -> bytes | None:
         pk = self.draft.get(key)
         if pk is not None and self.hidden_upto:
             raw = self.draft.get(self.chain.row + pk)
@@ -266,15 +292,15 @@ def _insert_resolve(
         raise InvalidStatement("ON CONFLICT DO UPDATE would change one row twice in one statement")
     old = writer.find(pk)
     assert old is not None
-    before = codec.decode_row(old)[1]
+    before = writer.plan.read(old)[1]
     assert before is not None
     if conflict.where is not None and not conflict.where(before, excluded):
         return
     after = conflict.assign(before, excluded)
     _check_key(writer.plan, pk, after)
-    writer.release(before)
-    writer.claim(pk, after)
-    writer.update(pk, after, old)
+    writer.release(pk, before, after)
+    writer.claim(pk, after, before)
+    writer.update(pk, after, old, before)
     touched.add(pk)
 
 
@@ -295,7 +321,7 @@ def change_keys(draft: Draft, work: ChangeKeys, plan: TablePlan, chain: Chain) -
         old = writer.find(pk)
         if old is None:
             continue
-        seq, before = codec.decode_row(old)
+        seq, before = plan.read(old)
         assert before is not None
         if work.where is not None and not work.where(before, seq):
             continue
@@ -312,9 +338,7 @@ def put_rows(
 
     Raises Conflict when what was read has changed since.
     """
-    for other, seen in last_seqs.items():
-        if other.last_seq != seen:
-            raise Conflict("the table was written meanwhile")
+    check_last_seqs(last_seqs)
     writer = RowWriter(draft, plan, chain, work.returning)
     _check_read_set(writer, work.read_set)
     changes: list[_RowChange] = []
@@ -324,11 +348,18 @@ def put_rows(
             if after is None:
                 continue
             raise Conflict("a row to update is gone")
-        before = codec.decode_row(old)[1]
+        before = writer.plan.read(old)[1]
         assert before is not None
         changes.append((pk, old, before, after))
     _write_changes(writer, changes)
     return writer.finish()
+
+
+def check_last_seqs(last_seqs: Mapping[Chain, Seq]) -> None:
+    """Raises Conflict when one of the chains has moved on since it was seen."""
+    for chain, seen in last_seqs.items():
+        if chain.last_seq != seen:
+            raise Conflict("the table was written meanwhile")
 
 
 _RowChange = tuple[bytes, bytes, Row, Row | None]  # key, old bytes, old row, new row
@@ -354,13 +385,13 @@ def _write_changes(writer: RowWriter, changes: Sequence[_RowChange]) -> None:
         if after is not None:
             _check_key(plan, pk, after)
     if plan.uniques:
-        for _, _, before, _ in changes:
-            writer.release(before)
-        for pk, _, _, after in changes:
+        for pk, _, before, after in changes:
+            writer.release(pk, before, after)
+        for pk, _, before, after in changes:
             if after is not None:
-                writer.claim(pk, after)
-    for pk, old, _, after in changes:
+                writer.claim(pk, after, before)
+    for pk, old, before, after in changes:
         if after is None:
-            writer.remove(pk, old, Op.DELETE)
+            writer.remove(pk, old, Op.DELETE, before)
         else:
-            writer.update(pk, after, old)
+            writer.update(pk, after, old, before)

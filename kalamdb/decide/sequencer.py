@@ -20,12 +20,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import assert_never
 
-from kalamdb.decide import purge, rows, schema, users
+from kalamdb.decide import backfill, meta, purge, rows, schema, transaction
 from kalamdb.decide.draft import Chain, Draft
 from kalamdb.decide.flight import NOTHING, Flight, Taken, Verdict, Waiter, settle
+from kalamdb.decide.load import SequencerLimits as SequencerLimits
+from kalamdb.decide.load import SequencerStatistics as SequencerStatistics
 from kalamdb.decide.plan import Checks, TablePlan, no_checks
 from kalamdb.decide.requests import Requests, request_key, stored_outcome
 from kalamdb.decide.standing import Standing
@@ -42,7 +42,6 @@ from kalamdb.errors import (
 from kalamdb.model import codec, work
 from kalamdb.model.command import (
     ENTRY_SIZE_MAX_BYTES,
-    STATEMENT_EFFECTS_MAX_BYTES,
     Effect,
     Outcome,
 )
@@ -67,28 +66,6 @@ Confirm = Callable[[Callable[[KalamError | None], None]], bool]
 
 def _disk_has_room() -> DiskFull | None:
     return None
-
-
-@dataclass(frozen=True, slots=True)
-class SequencerLimits:
-    commands_max: int = 50_000  # decided and not applied
-    queue_bytes_max: int = 64 << 20  # encoded and not taken
-    effects_bytes_max: int = STATEMENT_EFFECTS_MAX_BYTES
-    chains_max: int = 100_000
-    request_ids_max: int = 250_000  # of one tenant
-
-
-@dataclass(frozen=True, slots=True)
-class SequencerStatistics:
-    term: int
-    ready: bool
-    queued: int
-    queued_bytes: int
-    in_flight: int
-    overlay_keys: int
-    verdicts: int
-    decided: int
-    refused: int
 
 
 class Sequencer:
@@ -128,6 +105,7 @@ class Sequencer:
         self._verdicts: deque[Verdict] = deque()
         self._requests = Requests(store, limits.request_ids_max)
         self._standing = Standing(store, self.overlay, checks, limits.chains_max)
+        self.plan = self._standing.plan  # of a table, as decided so far
         self._decided = self._refused = 0
 
     # ---- leadership -----------------------------------------------------------------------------
@@ -226,15 +204,18 @@ class Sequencer:
         match asked:
             case work.InsertRows():
                 plan, chain = self._target(asked.table, asked.partition)
+                if asked.read_set is not None:
+                    rows.check_last_seqs(self._seen(asked.read_set))
                 return rows.insert_rows(draft, asked, plan, chain)
             case work.ChangeKeys():
                 plan, chain = self._target(asked.table, asked.partition)
                 return rows.change_keys(draft, asked, plan, chain)
             case work.PutRows():
                 plan, chain = self._target(asked.table, asked.partition)
-                read = asked.read_set.tables.items()
-                seen = {self._standing.chain(*at): seq for at, seq in read}
+                seen = self._seen(asked.read_set)
                 return rows.put_rows(draft, asked, plan, chain, last_seqs=seen)
+            case work.CommitRows():
+                return transaction.commit_rows(draft, asked, self._target)
             case work.ExpireRows():
                 plan = self._standing.plan(asked.table)
                 return purge.expire_rows(
@@ -245,6 +226,16 @@ class Sequencer:
                 return purge.trim_before(draft, asked, reader=self._store)
             case work.PurgeTable():
                 return purge.purge_table(draft, asked, reader=self._store)
+            case work.BuildIndex():
+                self._require_disk()
+                plan = self._standing.plan(asked.table)
+                return backfill.build_index(draft, asked, plan, reader=self._store)
+            case work.CheckRows():
+                return schema.check_rows(
+                    draft, asked, self._standing.plan(asked.table), reader=self._store
+                )
+            case work.PurgeIndexes():
+                return backfill.purge_indexes(draft, asked, reader=self._store)
             case work.PutFence():
                 return schema.put_fence(draft, asked)
             case work.OpenSlots():
@@ -255,38 +246,39 @@ class Sequencer:
     def _decide_meta(self, draft: Draft, asked: work.MetaWork) -> Outcome:
         view = self._standing.catalog
         assert view is not None, "only group 0 holds the catalog"
-        if not isinstance(asked, work.DropTable | work.DropNamespace | work.DropUser):
+        if not isinstance(asked, meta.NEEDS_NO_ROOM):
             self._require_disk()
-        match asked:
-            case work.CreateNamespace():
-                return schema.create_namespace(draft, asked, view)
-            case work.DropNamespace():
-                return schema.drop_namespace(draft, asked, view)
-            case work.DefineTable():
-                return schema.define_table(draft, asked, view)
-            case work.ActivateTable():
-                return schema.activate_table(draft, asked, view)
-            case work.DropTable():
-                return schema.drop_table(draft, asked, view)
-            case work.PutPlacement():
-                return schema.put_placement(draft, asked, view)
-            case work.PutUser():
-                return users.put_user(draft, asked, view)
-            case work.DropUser():
-                return users.drop_user(draft, asked, view)
-            case _:
-                assert_never(asked)
+        return meta.decide_meta(draft, asked, view, reader=self._store)
 
     def _require_disk(self) -> None:
         full = self._disk_full()
         if full is not None:
             raise full
 
+    def _seen(self, read_set: work.ReadSet) -> dict[Chain, Seq]:
+        """The chains of a read set with the seqs they were seen at."""
+        return {self._standing.chain(*place): seq for place, seq in read_set.tables.items()}
+
     def _target(self, table: TableDef, partition: Partition) -> tuple[TablePlan, Chain]:
         """Where a row write goes. Raises SchemaChanged, UnknownTable, NotLeader, DiskFull."""
         self._require_disk()
         plan = self._standing.plan(table)
         return plan, self._standing.chain_for_write(table.id, partition)
+
+    # ---- for transactions -----------------------------------------------------------------------
+
+    def reserve(self, drawn: Seq) -> None:
+        """Numbers up to `drawn` were given out and are never drawn again in this term."""
+        assert self.ready
+        assert drawn >= self.seq_last
+        self.seq_last = drawn
+
+    def recall(self, tag: RequestTag) -> Waiter | None:
+        """What a request id that is pending or done has come to; None: it is free here. Raises
+        RequestIdReused.
+        """
+        waiter = self._make_waiter()
+        return waiter if self._repeated(request_key(tag), tag, waiter) else None
 
     # ---- what was decided -----------------------------------------------------------------------
 
@@ -318,7 +310,7 @@ class Sequencer:
             flight.fresh = {**flight.fresh, key: effect}
         self.seq_last = draft.seq
         self._decided += 1
-        if not isinstance(asked, work.InsertRows | work.ChangeKeys | work.PutRows):
+        if not isinstance(asked, work.RowWork):
             self._standing.learn(draft.effects)
 
     def _enqueue(self, flight: Flight) -> None:

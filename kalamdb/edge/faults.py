@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from kalamdb import errors
+from kalamdb import errors, transaction_errors
 from kalamdb.errors import KalamError
 from kalamdb.model.principal import Principal, Role
 
@@ -65,16 +65,29 @@ FAULTS: dict[type[KalamError], Fault] = {
     errors.UnknownColumn: _failed("42703"),
     errors.UnknownUser: _failed("42704", "NOT_FOUND"),
     errors.AlreadyExists: _failed("42710"),
+    errors.UserDropped: _failed("42710"),
     errors.TypeMismatch: _failed("42804"),
     errors.ValueOutOfRange: _failed("22003"),
     errors.NotNullViolation: _failed("23502"),
     errors.UniqueViolation: _failed("23505"),
+    errors.IndexNotUnique: _failed("23505"),
+    errors.UnknownIndex: _failed("42704"),
     errors.CheckViolation: _failed("23514"),
     errors.InvalidDefinition: _failed("42P17"),
     errors.WeakPassword: _failed("22023"),
     errors.InvalidStatement: _failed("42601"),
     errors.NamespaceNotEmpty: _failed("2BP01"),
+    errors.StillNeeded: _failed("2BP01"),
     errors.QueryFailed: _failed("22000"),
+    errors.NothingToKill: _failed("42704", "NOT_FOUND"),
+    transaction_errors.TransactionMisused: _failed("25000"),
+    transaction_errors.NotInTransaction: _failed("25001"),
+    transaction_errors.TransactionReadOnly: _failed("25006"),
+    transaction_errors.UnknownSavepoint: _failed("3B001"),
+    transaction_errors.TransactionCrossGroup: _same(400, "TRANSACTION_CROSS_GROUP", "0A000"),
+    transaction_errors.TransactionAborted: _same(409, "TRANSACTION_ABORTED", "25P02"),
+    transaction_errors.TransactionTimeout: _same(409, "TRANSACTION_TIMEOUT", "25P04"),
+    transaction_errors.UnknownTransaction: _same(404, "UNKNOWN_TRANSACTION", "25P01"),
     # sign in, or ask for the right
     errors.AccessDenied: _input("PERMISSION_DENIED", "42501", "UNAUTHORIZED", status=403),
     errors.PermissionDenied: _input("PERMISSION_DENIED", "42501", "UNAUTHORIZED", status=403),
@@ -87,8 +100,10 @@ FAULTS: dict[type[KalamError], Fault] = {
     errors.RemoteAccessDenied: _stranger("REMOTE_ACCESS_DENIED", status=403),
     # run it again, retry, or retry with the same request id
     errors.Conflict: _same(409, "CONFLICT", "40001"),
+    transaction_errors.TransactionBusy: _same(409, "TRANSACTION_BUSY", "55006"),
     errors.Unavailable: _same(503, "CLUSTER_UNAVAILABLE", "57P03"),
     errors.NotLeader: _same(503, "NOT_LEADER", "57P03"),
+    errors.SigningKeyPending: _same(503, "CLUSTER_UNAVAILABLE", "57P03"),
     errors.DiskFull: _same(503, "DISK_FULL", "53100"),
     errors.Overloaded: _same(503, "OVERLOADED", "53300"),
     errors.Indeterminate: _same(504, "OUTCOME_UNKNOWN", "08007"),
@@ -98,6 +113,7 @@ FAULTS: dict[type[KalamError], Fault] = {
     errors.ResultTooLarge: _same(400, "RESULT_TOO_LARGE", "54000"),
     # No 408: HTTP clients take it for a broken connection and send the query again.
     errors.QueryTimeout: _same(400, "QUERY_TIMEOUT", "57014"),
+    errors.QueryKilled: _same(400, "QUERY_KILLED", "57014"),
     errors.QueryMemoryExceeded: _same(400, "QUERY_MEMORY_EXCEEDED", "53200"),
     errors.RateLimited: _same(429, "RATE_LIMIT_EXCEEDED", "53400"),
     errors.SubscriptionLimit: _same(429, "SUBSCRIPTION_LIMIT_EXCEEDED", "53400"),
@@ -114,6 +130,7 @@ _RETRY_AFTER_S: dict[type[KalamError], int] = {
     errors.Overloaded: 1,
     errors.NotLeader: 1,
     errors.Unavailable: 1,
+    errors.SigningKeyPending: 1,
     errors.DiskFull: 30,
 }
 

@@ -3,7 +3,7 @@
 A round, for each group this node leads:
 1. STREAM rows past their table's TTL are expired.
 2. The change floor follows `history.retention`; changes, their history and request ids under it go.
-3. Dropped tables are emptied.
+3. Entries of dropped indexes are removed, dropped tables are emptied.
 4. What an installed image replaced is purged (on followers too: it is this node's copy only).
 
 Keeps: history stays at least as long as the setting and as long as any table of the group asks for,
@@ -23,7 +23,7 @@ from kalamdb.lib.tasks import every
 from kalamdb.model.command import Outcome
 from kalamdb.model.ids import HOUR_MS, SEQ_EPOCH_MS, GroupId, Seq, seq_ms
 from kalamdb.model.table import TableDef
-from kalamdb.model.work import ExpireRows, PurgeTable, TrimBefore, Work
+from kalamdb.model.work import ExpireRows, PurgeIndexes, PurgeTable, TrimBefore, Work
 from kalamdb.store.catalog_codec import Fence, FenceState
 from kalamdb.store.rows import expired_upto
 
@@ -103,6 +103,9 @@ class Retention:
             _hour(now_ms - int(self._settings.request_ids_s * 1000)),
         )
         self._trimmed += await self._repeat(group, trim)
+        for table in tables:
+            if table.next_index_id > len(table.uniques) + len(table.indexes) + 1:
+                self._purged += await self._repeat(group, PurgeIndexes(table.id))
         for fence in fences:
             if fence.state is FenceState.DROPPED:
                 self._purged += await self._repeat(group, PurgeTable(fence.table.id))

@@ -226,10 +226,23 @@ def _assembled(tree: Any, values: Mapping[str, Any], path: str) -> Any:
 def _consistent(settings: Settings) -> Settings:
     """What holds between settings."""
     auth, server = settings.auth, settings.server
+    if auth.oidc.enabled:
+        for key, needed in (
+            ("issuer", auth.oidc.issuer),
+            ("audience", auth.oidc.audience or auth.oidc.client_id),
+        ):
+            if not needed:
+                raise InvalidSettings("settings", f"auth.oidc.{key}", "is needed by auth.oidc")
+        if auth.oidc.jwks_file and auth.oidc.jwks_uri:
+            raise InvalidSettings("settings", "auth.oidc.jwks_uri", "is set beside jwks_file")
+    elif not auth.local.enabled:
+        raise InvalidSettings("settings", "auth.local.enabled", "is off, and auth.oidc is too")
     if auth.password_length_min > auth.password_length_max:
         raise InvalidSettings("settings", "auth.password_length_min", "is above the maximum")
     if server.http == server.rpc and address(server.http)[1] != 0:
         raise InvalidSettings("settings", "server.rpc", "is the address of server.http")
+    if settings.limits.max_result_bytes > settings.limits.held_results_bytes:
+        raise InvalidSettings("settings", "limits.max_result_bytes", "is above held_results_bytes")
     if settings.limits.max_statement_bytes > settings.limits.max_body_bytes:
         raise InvalidSettings("settings", "limits.max_statement_bytes", "is above max_body_bytes")
     return settings

@@ -8,10 +8,15 @@ against a view compares `version`. Data groups know schema from their own fences
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
-from kalamdb.errors import UnknownNamespace, UnknownTable
+from kalamdb.errors import (
+    InvalidStatement,
+    NamespaceNotEmpty,
+    UnknownNamespace,
+    UnknownTable,
+)
 from kalamdb.model.ids import SLOTS, GroupId, Slot, TableId
 from kalamdb.model.principal import Role
 from kalamdb.model.table import TableDef
@@ -83,9 +88,37 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True)
+class ViewDef:
+    """A named SELECT; its id is drawn from the numbers of tables.
+
+    `columns` are what it gives, for ever: `tables` (ids of the tables it names) come with the
+    column id from which their columns are younger than it, and it sees none of those. `home` is
+    the namespace of names in `sql` without one, `views` the ids of the views it names.
+    """
+
+    id: TableId
+    namespace: str
+    name: str
+    columns: tuple[str, ...]
+    sql: str
+    home: str
+    tables: Mapping[TableId, int]
+    views: tuple[TableId, ...]
+    version: int = 1
+    created_ms: int = 0
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.namespace}.{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
 class CatalogView:
     """`tables` by (namespace, name) holds active definitions only; `pending` those between the two
-    steps.
+    steps: new tables, and by the id of an active one the definition that is to replace it.
+    `history` holds the definitions that were replaced, by version, as stored bytes
+    (`catalog_codec.decode_replaced`). `users` are those who may sign in; `dropped_users` are only
+    names that are kept.
     """
 
     version: int
@@ -95,15 +128,55 @@ class CatalogView:
     pending: Mapping[TableId, TableDef]
     users: Mapping[str, User]
     placement: Placement | None
+    dropped_users: Mapping[str, User] = field(default_factory=dict[str, "User"])
+    views: Mapping[tuple[str, str], ViewDef] = field(
+        default_factory=dict[tuple[str, str], ViewDef]
+    )
+    history: Mapping[TableId, Mapping[int, bytes]] = field(
+        default_factory=dict[TableId, Mapping[int, bytes]]
+    )
 
     def table(self, namespace: str, name: str) -> TableDef:
-        """Raises UnknownTable (UnknownNamespace when there is no such namespace)."""
+        """Raises UnknownTable (UnknownNamespace when there is no such namespace), InvalidStatement
+        for a view.
+        """
         found = self.tables.get((namespace, name))
         if found is None:
+            if (namespace, name) in self.views:
+                raise InvalidStatement(f"{namespace}.{name} is a view, and not a table")
             if namespace not in self.namespaces:
                 raise UnknownNamespace(namespace)
             raise UnknownTable(f"{namespace}.{name}")
         return found
+
+    def check_empty(self, namespace: str) -> None:
+        """Raises NamespaceNotEmpty."""
+        tables = (*self.tables_by_id.values(), *self.pending.values())
+        held = len({table.id for table in tables if table.namespace == namespace})
+        views = sum(view.namespace == namespace for view in self.views.values())
+        parts = [(held, "tables"), (views, "views")]
+        if held or views:
+            shown = " and ".join(f"{count} {kind}" for count, kind in parts if count)
+            raise NamespaceNotEmpty(namespace, shown)
+
+    def ahead(self) -> CatalogView:
+        """This catalog with the definitions that are to replace active ones; the same object when
+        there are none.
+        """
+        found = self
+        for table in self.pending.values():
+            if table.id in self.tables_by_id:
+                found = found.with_table(table)
+        return found
+
+    def with_table(self, table: TableDef) -> CatalogView:
+        """This catalog with `table` in the place of its other versions: what a group that is ahead
+        of the catalog told of.
+        """
+        by_id = {**self.tables_by_id, table.id: table}
+        by_name = {key: one for key, one in self.tables.items() if one.id != table.id}
+        by_name[table.namespace, table.name] = table
+        return replace(self, tables=by_name, tables_by_id=by_id)
 
 
 EMPTY_CATALOG = CatalogView(0, {}, {}, {}, {}, {}, None)

@@ -12,7 +12,7 @@ so that a point read compares the seq without unpacking the row.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -20,6 +20,7 @@ import msgspec
 from kalamdb.model.change import Op, Row
 from kalamdb.model.command import Command, Effect, Entry, Outcome
 from kalamdb.model.ids import Seq
+from kalamdb.model.table import TableDef
 
 ROW_VERSION = 1
 ENTRY_VERSION = 1
@@ -64,6 +65,18 @@ def decode_row(raw: bytes) -> tuple[Seq, Row | None]:
     version, flags, seq = _ROW_HEAD.unpack_from(raw)
     _check(version, ROW_VERSION, "row")
     return Seq(seq), None if flags & TOMBSTONE else _unpack_row(memoryview(raw)[10:])
+
+
+def row_reader(table: TableDef) -> Callable[[bytes], tuple[Seq, Row | None]]:
+    """`decode_row` for rows of `table`, complete in columns that are younger than they are."""
+    if not table.initials:
+        return decode_row
+
+    def read(raw: bytes) -> tuple[Seq, Row | None]:
+        seq, row = decode_row(raw)
+        return seq, None if row is None else table.complete(row)
+
+    return read
 
 
 def decode_rows(bodies: memoryview, lengths: Sequence[int]) -> tuple[list[int], list[Row]]:

@@ -43,6 +43,7 @@ class Family(IntEnum):
     STAGED = 0x1A
     TOPIC = 0x1B
     EXPIRY = 0x1C  # STREAM rows by the hour of their seq
+    AUDIT = 0x1D  # group 0 only: who did what, by number; the bare family holds the newest number
 
 
 PREFIX = struct.Struct(">HI")
@@ -82,8 +83,19 @@ def split_terminated(raw: bytes, start: int) -> tuple[bytes, int]:
     return raw[start:end].replace(b"\x00\xff", b"\x00"), end + 2
 
 
+def prefix_end(prefix: bytes) -> bytes:
+    """The smallest key above everything that begins with `prefix` (which holds a byte below FF)."""
+    stripped = prefix.rstrip(b"\xff")
+    return stripped[:-1] + bytes([stripped[-1] + 1])
+
+
 def row_prefix(table: TableId, partition: Partition) -> bytes:
     return _TABLE.pack(Family.ROW, table) + terminated(partition)
+
+
+def table_rows(table: TableId) -> bytes:
+    """What the ROW keys of all partitions of a table begin with."""
+    return _TABLE.pack(Family.ROW, table)
 
 
 def row(table: TableId, partition: Partition, pk: bytes) -> bytes:
@@ -104,6 +116,25 @@ def history(table: TableId, partition: Partition, pk: bytes, seq: Seq) -> bytes:
 
 def unique(table: TableId, index: int, partition: Partition, values: bytes) -> bytes:
     return _INDEX.pack(Family.UNIQUE, table, index) + terminated(partition) + values
+
+
+def entries(family: Family, table: TableId, index: int, partition: Partition) -> bytes:
+    """What the INDEX or UNIQUE entries of one index in a partition begin with."""
+    return _INDEX.pack(family, table, index) + terminated(partition)
+
+
+def index(table: TableId, index: int, partition: Partition, values: bytes, pk: bytes) -> bytes:
+    return entries(Family.INDEX, table, index, partition) + values + pk
+
+
+def index_entries(family: Family, table: TableId, index: int) -> bytes:
+    """What the entries of one index begin with, in all partitions."""
+    return _INDEX.pack(family, table, index)
+
+
+def index_of(key: bytes) -> int:
+    """The index number of an INDEX or UNIQUE key (family first)."""
+    return U16.unpack_from(key, 5)[0]
 
 
 def change_prefix(hour: int, table: TableId, partition: Partition) -> bytes:
@@ -163,11 +194,16 @@ def fence(table: TableId) -> bytes:
 
 CHANGE_FLOOR = bytes([Family.CHANGE_FLOOR])
 META = bytes([Family.META])
+AUDIT_NEWEST = bytes([Family.AUDIT])
 
 
 def catalog(kind: int, name: bytes = b"") -> bytes:
     """A catalog record: `kind` is codec.RecordKind, `name` its own terminated key."""
     return bytes([Family.CATALOG, kind]) + name
+
+
+def audit(number: int) -> bytes:
+    return AUDIT_NEWEST + U64.pack(number)
 
 
 def table_of(key: bytes) -> TableId:
@@ -209,6 +245,14 @@ def decode_key(types: Sequence[ColumnType], raw: bytes) -> list[Any]:
     return out
 
 
+def skip_values(raw: bytes, at: int, count: int) -> int:
+    """The offset after `count` values that begin at `at`."""
+    for _ in range(count):
+        size = _SIZES.get(raw[at])
+        at = raw.index(_END, at + 1) + 2 if size is None else at + size
+    return at
+
+
 def _int(value: int) -> bytes:
     return TAG_INT + U64.pack(value + _I64_BIAS)
 
@@ -246,6 +290,16 @@ def _decimal(scale: int) -> Callable[[str], bytes]:
 
     return encode
 
+
+# Bytes of a value with its tag; TEXT and BYTES go on to their end mark.
+_SIZES: dict[int, int] = {
+    TAG_NULL[0]: 1,
+    TAG_BOOL[0]: 2,
+    TAG_INT[0]: 9,
+    TAG_FLOAT[0]: 9,
+    TAG_DECIMAL[0]: 1 + _DECIMAL_SIZE,
+    TAG_UUID[0]: 17,
+}
 
 _ENCODERS: dict[Kind, Callable[[Any], bytes]] = {
     Kind.BOOLEAN: _bool,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
+from typing import Any
 
 from kalamdb.model.ids import Partition, TableId, shared_partition
 from kalamdb.model.types import BIGINT, BOOLEAN, ColumnType
@@ -39,6 +40,9 @@ RESERVED_COLUMNS = frozenset(
         "_hash",
     )
 )
+# In the engine, stands between a result column's name and a number that tells it from another one
+# of that name.
+SAME_NAME = "\x1f"
 COLUMNS_MAX = 1000
 NAME_LENGTH_MAX = 64
 
@@ -195,6 +199,19 @@ class TableDef:
         return known
 
     @cached_property
+    def initials(self) -> tuple[tuple[int, object], ...]:
+        """Column ids with what rows from before them read as; nearly always empty."""
+        return tuple(
+            (column.id, column.initial) for column in self.columns if column.initial is not None
+        )
+
+    def complete(self, row: dict[int, Any]) -> dict[int, Any]:
+        """A stored row with what it reads as in columns that are younger than it, in place."""
+        for column_id, value in self.initials:
+            row.setdefault(column_id, value)
+        return row
+
+    @cached_property
     def readable(self) -> tuple[Column, ...]:
         """What `SELECT *` returns: the user's columns, then `_seq` (and `_deleted`)."""
         system = [self.by_id[SEQ_COLUMN_ID]]
@@ -210,12 +227,17 @@ class TableDef:
     def key_columns(self) -> tuple[Column, ...]:
         return tuple(self.by_id[column_id] for column_id in self.primary_key)
 
+    @cached_property
+    def ready_uniques(self) -> tuple[Unique, ...]:
+        """The UNIQUEs that hold of every row; one being built may find two with equal values."""
+        return tuple(one for one in self.uniques if one.state is IndexState.READY)
+
     def flags(self, column: Column) -> tuple[str, ...]:
         """What a result schema says of a column that comes out unchanged: pk, nn, uq, in this
         order.
         """
         key = column.id in self.primary_key
-        alone = key or any(unique.columns == (column.id,) for unique in self.uniques)
+        alone = key or any(unique.columns == (column.id,) for unique in self.ready_uniques)
         holds = (("pk", key), ("nn", key or not column.nullable), ("uq", alone))
         return tuple(flag for flag, is_set in holds if is_set)
 

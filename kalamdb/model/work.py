@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from kalamdb.model.audit import AuditEntry
+from kalamdb.model.catalog import Identity, ViewDef
 from kalamdb.model.change import Row
 from kalamdb.model.ids import Partition, Seq, Slot, TableId
 from kalamdb.model.table import TableDef
@@ -41,9 +43,26 @@ class ConflictRule:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadSet:
+    """What slow work looked at; the section accepts its result only while this still holds.
+
+    `rows`: ROW key → seq seen (0: absent); `tables`: (table, partition) → last change seq seen.
+    """
+
+    rows: Mapping[tuple[TableId, Partition, bytes], Seq] = field(
+        default_factory=dict[tuple[TableId, Partition, bytes], Seq]
+    )
+    tables: Mapping[tuple[TableId, Partition], Seq] = field(
+        default_factory=dict[tuple[TableId, Partition], Seq]
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class InsertRows:
     """New rows. `drawn` are column ids that take a number from the seq counter in rows that lack
     them (SNOWFLAKE_ID defaults and the hidden row id); a drawn key needs no look-up.
+
+    `read_set`: what rows of INSERT … SELECT rest on; refused with Conflict when it no longer holds.
     """
 
     table: TableDef
@@ -52,6 +71,7 @@ class InsertRows:
     drawn: tuple[int, ...] = ()
     conflict: ConflictRule | None = None
     returning: ReturningClause | None = None
+    read_set: ReadSet | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,21 +90,6 @@ class ChangeKeys:
 
 
 @dataclass(frozen=True, slots=True)
-class ReadSet:
-    """What slow work looked at; the section accepts its result only while this still holds.
-
-    `rows`: ROW key → seq seen (0: absent); `tables`: (table, partition) → last change seq seen.
-    """
-
-    rows: Mapping[tuple[TableId, Partition, bytes], Seq] = field(
-        default_factory=dict[tuple[TableId, Partition, bytes], Seq]
-    )
-    tables: Mapping[tuple[TableId, Partition], Seq] = field(
-        default_factory=dict[tuple[TableId, Partition], Seq]
-    )
-
-
-@dataclass(frozen=True, slots=True)
 class PutRows:
     """Rows evaluated outside on a snapshot (UPDATE … WHERE, DELETE … WHERE): key → new row, None
     deletes.
@@ -98,6 +103,32 @@ class PutRows:
     rows: Sequence[tuple[bytes, Row | None]]
     read_set: ReadSet
     returning: ReturningClause | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenTable:
+    """What a transaction wrote in one table: (primary key, seq of the row its snapshot showed, 0
+    for none, new row or None).
+    """
+
+    table: TableDef
+    rows: Sequence[tuple[bytes, Seq, Row | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class CommitRows:
+    """A transaction's net writes, all of one partition, as one command. Refused with Conflict when
+    a row is no longer the one that was seen.
+
+    The counts are what its statements answered; the outcome repeats them and the id.
+    """
+
+    partition: Partition
+    transaction_id: str
+    tables: Sequence[WrittenTable]
+    inserted: int = 0
+    updated: int = 0
+    deleted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +184,33 @@ class ActivateTable:
 
 
 @dataclass(frozen=True, slots=True)
+class PutView:
+    """Meta: a new view (id 0, given here), or with the id of one its next version."""
+
+    view: ViewDef
+
+
+@dataclass(frozen=True, slots=True)
+class DropViews:
+    """Meta: forget these views, all at once; Conflict when a view that stays rests on one."""
+
+    views: tuple[TableId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PutNamespace:
+    """Meta: the namespace's options from now on."""
+
+    name: str
+    options: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class RecallRequest:
+    """Meta: the outcome kept under the request id it comes with; Conflict when there is none."""
+
+
+@dataclass(frozen=True, slots=True)
 class DropTable:
     """Meta: forget the table (its id is never used again)."""
 
@@ -170,6 +228,46 @@ class PutFence:
 @dataclass(frozen=True, slots=True)
 class PurgeTable:
     """Data group: delete up to `keys_max` keys of a dropped table; affected 0 means it is empty."""
+
+    table: TableId
+    keys_max: int = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class BuildIndex:
+    """Data group: entries of index `index` for the next rows of `table`, all partitions; `after`
+    is where the last step ended, empty at first.
+
+    The outcome's one row is where this step ended, as hex, or None when no row is left.
+    """
+
+    table: TableDef
+    index: int
+    after: bytes = b""
+    rows_max: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class CheckRows:
+    """Data group: do the next rows of `table`, all partitions, keep what is new in its definition?
+    `columns` (ids) must not be NULL, `checks` (names) must hold; `after` is where the last step
+    ended, empty at first.
+
+    The outcome's one row is where this step ended, as hex, or None when no row is left.
+    """
+
+    table: TableDef
+    columns: frozenset[int]
+    checks: frozenset[str]
+    after: bytes = b""
+    rows_max: int = 250
+
+
+@dataclass(frozen=True, slots=True)
+class PurgeIndexes:
+    """Data group: delete up to `keys_max` entries of indexes that `table` no longer has; affected 0
+    means none are left.
+    """
 
     table: TableId
     keys_max: int = 2000
@@ -195,7 +293,8 @@ class PutPlacement:
 @dataclass(frozen=True, slots=True)
 class PutUser:
     """Meta: create (`create`) or change a user; None fields stay as they are; every change bumps
-    the epoch.
+    the epoch. `sign_out` makes tokens of an outside issuer void that are older than now.
+    `reuse` lets the name of a dropped user be taken, with the rows kept under it.
     """
 
     name: str
@@ -204,12 +303,35 @@ class PutUser:
     role: str | None = None
     email: str | None = None
     if_not_exists: bool = False
+    identity: Identity | None = None
+    reuse: bool = False
+    sign_out: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class DropUser:
+    """Meta: nobody signs in by this name any more; the name stays taken (see PutUser.reuse)."""
+
     name: str
     if_exists: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PutAudit:
+    """Meta: append entries to the audit log, in this order."""
+
+    entries: tuple[AuditEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TrimAudit:
+    """Meta: remove the oldest entries: all from before `before_ms`, and those beyond the newest
+    `entries_max`; at most `keys_max` of them. Affected 0: nothing is left to remove.
+    """
+
+    before_ms: int
+    entries_max: int
+    keys_max: int = 2000
 
 
 MetaWork = (
@@ -217,20 +339,30 @@ MetaWork = (
     | DropNamespace
     | DefineTable
     | ActivateTable
+    | RecallRequest
+    | PutView
+    | DropViews
+    | PutNamespace
     | DropTable
     | PutPlacement
     | PutUser
     | DropUser
+    | PutAudit
+    | TrimAudit
 )
 
+RowWork = InsertRows | ChangeKeys | PutRows | CommitRows
+"""It decides on rows, and changes no schema, slot or catalog."""
+
 Work = (
-    InsertRows
-    | ChangeKeys
-    | PutRows
+    RowWork
     | ExpireRows
     | TrimBefore
     | PutFence
     | PurgeTable
+    | BuildIndex
+    | CheckRows
+    | PurgeIndexes
     | OpenSlots
     | MetaWork
 )

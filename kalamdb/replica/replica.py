@@ -35,6 +35,7 @@ from kalamdb.model.ids import META_GROUP, GroupId, Partition, Seq, TableId, seq_
 from kalamdb.model.table import TableDef
 from kalamdb.model.work import RequestTag, Work
 from kalamdb.ports import AppliedMark, ChangeSink, Log, LogEntry
+from kalamdb.replica.transaction import ReplicaTransaction
 from kalamdb.store import catalog, image, rows
 from kalamdb.store.catalog_codec import Fence, FenceState, decode_fence
 from kalamdb.store.kv import GroupStore, prefix_end
@@ -134,6 +135,20 @@ class Replica:
         if self._sequencer.has_queued:
             self._required_log().kick()
         return cast("asyncio.Future[Outcome]", waiter)  # what _new_future made
+
+    def open_transaction(self, partition: Partition) -> ReplicaTransaction:
+        """One partition's part of a transaction, on the state applied now. Raises NotLeader."""
+        if not self._sequencer.ready:
+            raise NotLeader(self.group, self._leader())
+        reader = self._store.snapshot()
+        wall_ms = self._clock.wall_ms
+        return ReplicaTransaction(self._sequencer, self.write, partition, reader, wall_ms)
+
+    def recall(self, tag: RequestTag) -> Awaitable[Outcome] | None:
+        """What a request id has come to here; None: nothing. Raises RequestIdReused, NotLeader."""
+        if not self._sequencer.ready:
+            raise NotLeader(self.group, self._leader())
+        return cast("Awaitable[Outcome] | None", self._sequencer.recall(tag))
 
     def has_fence(self, table: TableDef) -> bool:
         """Does this group know the table, as of what is applied?"""

@@ -44,6 +44,20 @@ def rows(schema_json: bytes, rows_json: bytes, count: int, as_user: str, cursor:
     )
 
 
+def before_rows(schema_json: bytes) -> bytes:
+    """What stands before the rows of a result."""
+    return b'{"schema":%b,"rows":' % schema_json
+
+
+def after_rows(count: int, as_user: str, cursor: str) -> bytes:
+    """What stands behind them."""
+    return b',"row_count":%d,"as_user":%b,"cursor":"%b"}' % (
+        count,
+        orjson.dumps(as_user),
+        cursor.encode(),
+    )
+
+
 def affected(verb: str, count: int, as_user: str, seq: Seq) -> bytes:
     """The result of INSERT, UPDATE or DELETE without RETURNING."""
     return b'{"row_count":%d,"message":"%b %d row(s)","as_user":%b,"cursor":"%d"}' % (
@@ -66,5 +80,16 @@ def returned(schema_json: bytes, outcome: Outcome, as_user: str) -> bytes:
     return rows(schema_json, orjson.dumps(found), len(found), as_user, str(outcome.seq))
 
 
-def envelope(results: Sequence[bytes], took_ms: float) -> bytes:
-    return b'{"status":"success","results":[%b],"took":%.3f}' % (b",".join(results), took_ms)
+def envelope(results: Sequence[bytes], took_ms: float, transaction_id: str | None = None) -> bytes:
+    """`transaction_id`: the transaction that is open after the request."""
+    whole = b'{"status":"success","results":[%b],"took":%.3f}' % (b",".join(results), took_ms)
+    if transaction_id is None:
+        return whole
+    return b'%b,"transaction_id":"%b"}' % (whole[:-1], transaction_id.encode())
+
+
+ENVELOPE_HEAD = b'{"status":"success","results":['
+
+
+def envelope_tail(took_ms: float) -> bytes:
+    return b'],"took":%.3f}' % took_ms

@@ -1,43 +1,69 @@
-"""Carrying out definitions: namespaces, tables, users.
-
-A table's definition moves in three steps (core.md §5), so that no group can hold a row of a
-definition it does not know: meta records it *pending* → the fence stands in every data group → meta
-makes it *active* → answer. A crash in between leaves a pending record, which the meta leader
-finishes at start. DROP goes the other way: fences first, so that no group accepts a row of a table
-that is no longer listed.
-"""
+"""Carrying out definitions: namespaces, tables, users. `tables.py` has the steps of a table."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Protocol, assert_never
 
-from kalamdb.errors import NamespaceNotEmpty, UnknownNamespace, UnknownTable, UnknownUser
+from kalamdb.errors import (
+    InvalidDefinition,
+    UnknownNamespace,
+    UnknownTable,
+    UnknownUser,
+)
 from kalamdb.lib.clock import Clock
 from kalamdb.model import work
-from kalamdb.model.catalog import CatalogView
 from kalamdb.model.principal import Principal
 from kalamdb.model.table import TableDef
 from kalamdb.model.work import RequestTag
-from kalamdb.ports import Groups
-from kalamdb.session import permissions
+from kalamdb.ports import DefiningGroups
+from kalamdb.session import indexes, permissions
+from kalamdb.session.tables import Tables
+from kalamdb.session.views import (
+    create_view,
+    drop_view,
+    forget_views,
+    rests_on_it,
+    with_views,
+)
 from kalamdb.sql import ddl
+from kalamdb.sql.alter import altered_table, unproven
+from kalamdb.sql.alter_namespace import OPTIONS_MAX
+from kalamdb.sql.alter_table import RenameTable
 from kalamdb.sql.statement import (
+    AlterNamespace,
+    AlterTable,
     AlterUser,
+    CreateIndex,
     CreateNamespace,
     CreateTable,
     CreateUser,
+    CreateView,
+    DropIndex,
     DropNamespace,
     DropTable,
     DropUser,
+    DropView,
     Statement,
     SubscribeTo,
     TableName,
 )
+from kalamdb.sql.views import check_views_stay, dependents
 
 Definition = (
-    CreateNamespace | DropNamespace | CreateTable | DropTable | CreateUser | AlterUser | DropUser
+    CreateNamespace
+    | DropNamespace
+    | AlterNamespace
+    | CreateTable
+    | AlterTable
+    | DropTable
+    | CreateView
+    | DropView
+    | CreateIndex
+    | DropIndex
+    | CreateUser
+    | AlterUser
+    | DropUser
 )
 
 
@@ -53,7 +79,7 @@ class Definitions:
 
     def __init__(
         self,
-        groups: Groups,
+        groups: DefiningGroups,
         clock: Clock,
         hash_password: Callable[[str, str], Awaitable[str]],
         *,
@@ -63,9 +89,7 @@ class Definitions:
         self._groups = groups
         self._clock = clock
         self._hash_password = hash_password
-        # A table is defined and dropped in steps, and two statements about one name would take away
-        # each other's: here they come one after the other, from other nodes as a Conflict.
-        self._turn = asyncio.Lock()
+        self.tables = Tables(groups)
 
     def require_namespace(self, name: str) -> None:
         if name not in self._groups.catalog.namespaces:
@@ -79,7 +103,10 @@ class Definitions:
             case SubscribeTo(select=select):
                 found = (self._find(name, run.namespace) for name in select.tables)
                 return tuple(table for table in found if table is not None)
-            case DropTable(table=name):
+            case DropIndex():
+                found = indexes.table_of(self._groups.catalog, statement, run.namespace)
+                return () if found is None else (found,)
+            case DropTable(table=name) | AlterTable(table=name) | CreateIndex(table=name):
                 found = self._find(name, run.namespace)
                 return () if found is None else (found,)
             case _:
@@ -104,14 +131,28 @@ class Definitions:
                 state = "created" if outcome.affected else "already exists"
                 return f"namespace {statement.name} {state}"
             case DropNamespace():
-                async with self._turn:
-                    return await self._drop_namespace(statement, tag)
+                return await self._drop_namespace(statement, tag)
+            case AlterNamespace():
+                return await self._alter_namespace(statement, tag)
             case CreateTable():
-                async with self._turn:
-                    return await self._create_table(statement, namespace, tag)
+                return await self._create_table(statement, namespace, tag)
+            case AlterTable():
+                return await self._alter_table(principal, statement, namespace, tag)
+            case CreateIndex():
+                return await indexes.create_index(
+                    self._groups, self.tables, statement, namespace, tag
+                )
+            case DropIndex():
+                return await indexes.drop_index(
+                    self._groups, self.tables, statement, namespace, tag
+                )
             case DropTable():
-                async with self._turn:
-                    return await self._drop_table(statement, namespace)
+                return await self._drop_table(statement, namespace)
+            case CreateView():
+                now_ms = self._clock.wall_ms()
+                return await create_view(self._groups, statement, namespace, now_ms, tag)
+            case DropView():
+                return await drop_view(self._groups, statement, namespace, tag)
             case CreateUser():
                 return await self._create_user(statement, tag)
             case AlterUser():
@@ -135,28 +176,43 @@ class Definitions:
         self.require_namespace(table.namespace)
         if statement.if_not_exists and (table.namespace, table.name) in self._groups.catalog.tables:
             return f"table {name} already exists"
-        await self._groups.write_meta(work.DefineTable(table, statement.if_not_exists), tag)
-        pending = self._pending(self._groups.catalog, table.namespace, table.name)
-        if pending is not None:
-            await self._finish(pending)
+        async with self.tables.turns.of((table.namespace, table.name)):
+            await self.tables.create(table, statement.if_not_exists, tag)
         return f"{table.kind.value} table {name} created"
 
-    def _pending(self, catalog: CatalogView, namespace: str, name: str) -> TableDef | None:
-        for table in catalog.pending.values():
-            if (table.namespace, table.name) == (namespace, name):
-                return table
-        return None
+    async def _alter_table(
+        self, principal: Principal, statement: AlterTable, namespace: str, tag: RequestTag | None
+    ) -> str:
+        home, name = statement.table.namespace or namespace, statement.table.name
+        renamed = [
+            (home, change.new) for change in statement.changes if isinstance(change, RenameTable)
+        ]
+        async with self.tables.turns.of((home, name), *renamed):
+            found = self._find(statement.table, namespace)
+            if found is None:
+                if statement.if_exists:
+                    return f"table {home}.{name} does not exist"
+                found = self._groups.catalog.table(home, name)
+            now_ms = self._clock.wall_ms()
 
-    async def _finish(self, table: TableDef) -> None:
-        await self._groups.write_everywhere(work.PutFence(table))
-        await self._groups.write_meta(work.ActivateTable(table.id, table.version))
+            def change(table: TableDef) -> TableDef:
+                new = altered_table(table, statement.changes, now_ms)
+                check_views_stay(table, new, self._groups.catalog)
+                permissions.check_alter(principal, table, new)
+                if unproven(table, new).looks_at_rows:
+                    permissions.check_proves(principal)
+                return new
+
+            done = await self.tables.alter(found, change, tag)
+        return f"table {found.full_name} {'altered' if done else 'is as asked already'}"
+
+    async def revise(self, new: TableDef, tag: RequestTag | None = None) -> TableDef:
+        """See `Tables.revise`; inside `tables.turns.of` the table's name."""
+        return await self.tables.revise(new, tag)
 
     async def finish_pending(self) -> int:
         """Complete definitions that a crash left between their steps; returns how many."""
-        pending = list(self._groups.catalog.pending.values())
-        for table in pending:
-            await self._finish(table)
-        return len(pending)
+        return await self.tables.finish_pending()
 
     async def _drop_table(self, statement: DropTable, namespace: str) -> str:
         found = self._find(statement.table, namespace)
@@ -166,12 +222,14 @@ class Definitions:
                 return f"table {where}.{statement.table.name} does not exist"
             self.require_namespace(where)
             raise UnknownTable(f"{where}.{statement.table.name}")
-        await self._drop(found)
-        return f"table {found.full_name} dropped"
-
-    async def _drop(self, table: TableDef) -> None:
-        await self._groups.write_everywhere(work.PutFence(table, dropped=True))
-        await self._groups.write_meta(work.DropTable(table.id))
+        async with self.tables.turns.of((found.namespace, found.name)):
+            above = dependents(self._groups.catalog, tables=(found.id,))
+            if above and not statement.cascade:
+                raise rests_on_it(f"table {found.full_name}", above)
+            if above:
+                await forget_views(self._groups, above)
+            await self.tables.drop(found)
+        return f"table {found.full_name} dropped{with_views(above)}"
 
     # ---- namespaces and users -------------------------------------------------------------------
 
@@ -180,18 +238,41 @@ class Definitions:
         permissions.check_namespace_name(name)
         catalog = self._groups.catalog
         inside = [table for table in catalog.tables.values() if table.namespace == name]
-        if inside and not statement.cascade:
-            raise NamespaceNotEmpty(name, len(inside))
+        views = [view for view in catalog.views.values() if view.namespace == name]
+        if not statement.cascade:
+            catalog.check_empty(name)
+        above = dependents(
+            catalog,
+            tables=[table.id for table in inside],
+            views=[view.id for view in views],
+        )
+        gone = {view.id: view for view in (*views, *above)}
+        if gone:
+            await forget_views(self._groups, list(gone.values()))
         for table in inside:
-            await self._drop(table)
+            async with self.tables.turns.of((table.namespace, table.name)):
+                await self.tables.drop(table)
         outcome = await self._groups.write_meta(work.DropNamespace(name, statement.if_exists), tag)
         if not outcome.affected:
             return f"namespace {name} does not exist"
-        with_tables = f" with {len(inside)} tables" if inside else ""
-        return f"namespace {name} dropped{with_tables}"
+        parts = [(len(inside), "tables"), (len(gone), "views")]
+        what = " and ".join(f"{count} {kind}" for count, kind in parts if count)
+        return f"namespace {name} dropped{f' with {what}' if what else ''}"
+
+    async def _alter_namespace(self, statement: AlterNamespace, tag: RequestTag | None) -> str:
+        self.require_namespace(statement.name)
+        known = self._groups.catalog.namespaces[statement.name].options
+        merged = {**known, **statement.options}
+        options = {key: value for key, value in merged.items() if value is not None}
+        if len(options) > OPTIONS_MAX:
+            raise InvalidDefinition(f"a namespace has at most {OPTIONS_MAX} options")
+        await self._groups.write_meta(work.PutNamespace(statement.name, options), tag)
+        return f"namespace {statement.name} altered"
 
     async def _create_user(self, statement: CreateUser, tag: RequestTag | None) -> str:
         permissions.check_user_name(statement.name)
+        if statement.identity is not None:
+            permissions.check_identity(statement.name, statement.identity)
         hashed = ""
         if statement.password is not None:
             hashed = await self._hash_password(statement.name, statement.password)
@@ -202,6 +283,8 @@ class Definitions:
             role=statement.role.value,
             email=statement.email,
             if_not_exists=statement.if_not_exists,
+            identity=statement.identity,
+            reuse=statement.reuse_data,
         )
         outcome = await self._groups.write_meta(made, tag)
         return f"user {statement.name} {'created' if outcome.affected else 'already exists'}"
@@ -216,7 +299,8 @@ class Definitions:
     ) -> str:
         if statement.name not in self._groups.catalog.users:
             raise UnknownUser(statement.name)
-        self._check_user_change(principal, statement.name)
+        if not permissions.is_own_password(principal, statement):
+            self._check_user_change(principal, statement.name)
         hashed = None
         if statement.password is not None:
             hashed = await self._hash_password(statement.name, statement.password)

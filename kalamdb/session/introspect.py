@@ -8,21 +8,22 @@ from typing import Any
 import orjson
 
 from kalamdb.lib.clock import Ids
-from kalamdb.model.catalog import CatalogView
+from kalamdb.model.catalog import CatalogView, ViewDef
 from kalamdb.model.table import Column, Default, DefaultKind, TableDef
 from kalamdb.model.types import BIGINT, BOOLEAN, INT, TEXT, TIMESTAMP
+from kalamdb.model.values import encoder
 from kalamdb.session import answers
 from kalamdb.sql.bound import OutputColumn
 from kalamdb.sql.statement import SubscribeTo, TableName
 
 
-def _result(output: Sequence[OutputColumn], rows: Sequence[Sequence[Any]], user: str) -> bytes:
+def result(output: Sequence[OutputColumn], rows: Sequence[Sequence[Any]], user: str) -> bytes:
     return answers.rows(answers.schema(output), orjson.dumps(rows), len(rows), user, "0")
 
 
 def text_rows(column: str, lines: Sequence[str], user: str) -> bytes:
     """One text column, a row per line."""
-    return _result([OutputColumn(column, TEXT)], [[line] for line in lines], user)
+    return result([OutputColumn(column, TEXT)], [[line] for line in lines], user)
 
 
 def namespaces(catalog: CatalogView, user: str) -> bytes:
@@ -46,7 +47,7 @@ def namespaces(catalog: CatalogView, user: str) -> bytes:
         ]
         for namespace in sorted(catalog.namespaces.values(), key=lambda each: each.name)
     ]
-    return _result(output, rows, user)
+    return result(output, rows, user)
 
 
 def tables(catalog: CatalogView, namespace: str | None, user: str) -> bytes:
@@ -71,7 +72,20 @@ def tables(catalog: CatalogView, namespace: str | None, user: str) -> bytes:
         for (inside, _), table in found
         if namespace is None or inside == namespace
     ]
-    return _result(output, rows, user)
+    rows += [
+        [
+            view.namespace,
+            view.name,
+            "view",
+            view.version,
+            orjson.dumps({"table_type": "VIEW", "columns": view.columns}).decode(),
+            view.created_ms * 1000,
+        ]
+        for view in catalog.views.values()
+        if namespace is None or view.namespace == namespace
+    ]
+    rows.sort(key=lambda row: (row[0], row[1]))
+    return result(output, rows, user)
 
 
 def _options(table: TableDef) -> dict[str, Any]:
@@ -87,23 +101,48 @@ def _options(table: TableDef) -> dict[str, Any]:
     return shown
 
 
-def describe(catalog: CatalogView, name: TableName, namespace: str, user: str) -> bytes:
-    table = catalog.table(name.namespace or namespace, name.name)
-    output = [
-        OutputColumn("column_name", TEXT),
-        OutputColumn("ordinal_position", INT),
-        OutputColumn("column_id", BIGINT),
-        OutputColumn("data_type", TEXT),
-        OutputColumn("is_nullable", BOOLEAN),
-        OutputColumn("is_primary_key", BOOLEAN),
-        OutputColumn("column_default", TEXT),
-        OutputColumn("column_comment", TEXT),
-        OutputColumn("schema_version", INT),
-    ]
+_DESCRIBED = (
+    OutputColumn("column_name", TEXT),
+    OutputColumn("ordinal_position", INT),
+    OutputColumn("column_id", BIGINT),
+    OutputColumn("data_type", TEXT),
+    OutputColumn("is_nullable", BOOLEAN),
+    OutputColumn("is_primary_key", BOOLEAN),
+    OutputColumn("column_default", TEXT),
+    OutputColumn("column_comment", TEXT),
+    OutputColumn("schema_version", INT),
+)
+
+
+def described(table: TableDef, user: str) -> bytes:
     rows = [
         _described(table, column, position) for position, column in enumerate(table.readable, 1)
     ]
-    return _result(output, rows, user)
+    return result(_DESCRIBED, rows, user)
+
+
+def described_view(view: ViewDef, columns: Sequence[OutputColumn], user: str) -> bytes:
+    """`columns` as the view gives them now, under whatever names."""
+    rows = [
+        [name, position, str(position), column.type.sql, True, False, None, None, view.version]
+        for position, (name, column) in enumerate(zip(view.columns, columns, strict=False), 1)
+    ]
+    return result(_DESCRIBED, rows, user)
+
+
+def history(versions: Sequence[tuple[TableDef, int]], user: str) -> bytes:
+    """The columns of each version, with when (Unix ms) it came into force."""
+    rows = [
+        [*_described(table, column, position), since_ms * 1000]
+        for table, since_ms in versions
+        for position, column in enumerate(table.readable, 1)
+    ]
+    return result((*_DESCRIBED, OutputColumn("changed_at", TIMESTAMP)), rows, user)
+
+
+def created(name: str, text: str, user: str) -> bytes:
+    output = (OutputColumn("name", TEXT), OutputColumn("create_statement", TEXT))
+    return result(output, [[name, text]], user)
 
 
 def _described(table: TableDef, column: Column, position: int) -> list[Any]:
@@ -114,16 +153,18 @@ def _described(table: TableDef, column: Column, position: int) -> list[Any]:
         column.type.sql,
         column.nullable,
         column.id in table.primary_key,
-        None if column.default is None else _default(column.default),
+        None if column.default is None else _shown(column.default, column),
         None,
         table.version,
     ]
 
 
-def _default(default: Default) -> str:
-    if default.kind is DefaultKind.LITERAL:
-        return str(default.value)
-    return f"{default.kind.value}()"
+def _shown(default: Default, column: Column) -> str:
+    if default.kind is not DefaultKind.LITERAL:
+        return f"{default.kind.value}()"
+    encode = encoder(column.type)
+    value = default.value if encode is None else encode(default.value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def subscription(statement: SubscribeTo, ids: Ids, user: str) -> bytes:
@@ -143,4 +184,4 @@ def subscription(statement: SubscribeTo, ids: Ids, user: str) -> bytes:
         orjson.dumps(descriptor).decode(),
         "open a WebSocket at ws_url and send this subscription",
     ]
-    return _result(output, [row], user)
+    return result(output, [row], user)

@@ -14,32 +14,54 @@ import re
 from collections.abc import Sequence
 from typing import assert_never
 
+from kalamdb.config import check_endpoint
 from kalamdb.errors import InvalidDefinition, PermissionDenied
-from kalamdb.model.catalog import User
+from kalamdb.model.catalog import Identity, User
 from kalamdb.model.principal import Principal, Role
 from kalamdb.model.table import AccessLevel, TableDef
 from kalamdb.sql.statement import (
+    AlterNamespace,
+    AlterTable,
     AlterUser,
+    Begin,
+    Commit,
+    CreateIndex,
     CreateNamespace,
     CreateTable,
     CreateUser,
+    CreateView,
     Delete,
     DescribeTable,
+    DropIndex,
     DropNamespace,
     DropTable,
     DropUser,
+    DropView,
     ExecuteAs,
     Explain,
     Insert,
+    Kill,
+    ReleaseSavepoint,
+    Rollback,
+    RollbackTo,
+    Savepoint,
     Select,
     SetOption,
+    SetTransaction,
+    ShowCreate,
+    ShowIndexes,
     ShowNamespaces,
+    ShowOngoing,
+    ShowSettings,
+    ShowStats,
     ShowTables,
+    ShowUsers,
     Statement,
     SubscribeTo,
     Update,
     UseNamespace,
 )
+from kalamdb.sql.virtual import VirtualTable
 
 READS_SHARED = {
     AccessLevel.PUBLIC: Role.USER,
@@ -73,7 +95,7 @@ def check(
     match statement:
         case Select():
             if any(name.all_users for name in statement.tables):
-                _need(principal, READS_ALL_USERS, "reading all users' rows")
+                check_reads_all(principal)
             _check_reads(principal, tables)
         case Insert() | Update() | Delete():
             if tables:
@@ -82,33 +104,93 @@ def check(
         case SubscribeTo():
             check(principal, statement.select, tables)
         case CreateTable():
-            tenant_tables = bool(tables) and all(table.is_tenant_scoped for table in tables)
-            least = Role.USER if user_ddl and tenant_tables else CREATES_TABLES
-            _need(principal, least, "CREATE TABLE")
+            _need(principal, _defines(tables, user_ddl), "CREATE TABLE")
+        case AlterTable():
+            _need(principal, _defines(tables, user_ddl), "ALTER TABLE")
+            for table in tables:
+                _check_write(principal, table)
+        case CreateIndex() | DropIndex():
+            _need(principal, _defines(tables, user_ddl), "defining indexes")
+            if isinstance(statement, CreateIndex) and statement.unique:
+                check_proves(principal)
+            for table in tables:
+                _check_write(principal, table)
         case DropTable():
             _need(principal, Role.DBA, "DROP TABLE")
-        case CreateNamespace() | DropNamespace():
+        case CreateView() | DropView():
+            _need(principal, Role.DBA, "defining views")
+        case CreateNamespace() | DropNamespace() | AlterNamespace():
             _need(principal, Role.DBA, "defining namespaces")
-        case CreateUser() | AlterUser():
-            _need(principal, Role.DBA, "defining users")
-            if statement.role is not None:
-                _need(principal, statement.role, f"granting role {statement.role.value}")
-        case DropUser():
-            _need(principal, Role.DBA, "defining users")
+        case CreateUser() | AlterUser() | DropUser():
+            _check_users(principal, statement)
         case Explain():
             _need(principal, Role.DBA, "EXPLAIN")
+        case Begin() | SetTransaction() | Commit() | Rollback():
+            pass
+        case Savepoint() | ReleaseSavepoint() | RollbackTo():
+            pass
         case ExecuteAs() | UseNamespace() | SetOption():
             pass  # EXECUTE AS: check_execute_as, then its inner statement
-        case ShowNamespaces() | ShowTables() | DescribeTable():
+        case ShowNamespaces() | ShowTables() | DescribeTable() | ShowIndexes():
             pass
+        case ShowCreate() | ShowStats():
+            pass  # SHOW STATS counts what the session may read
+        case Kill() | ShowOngoing():
+            pass  # `activity` shows and ends what is the session's own
+        case ShowUsers() | ShowSettings():
+            _need(principal, Role.DBA, "reading users and settings")
         case _:
             assert_never(statement)
 
 
+def _defines(tables: Sequence[TableDef], user_ddl: bool) -> Role:
+    """The least role that defines these tables."""
+    tenant_tables = bool(tables) and all(table.is_tenant_scoped for table in tables)
+    return Role.USER if user_ddl and tenant_tables else CREATES_TABLES
+
+
+def _check_users(principal: Principal, statement: CreateUser | AlterUser | DropUser) -> None:
+    if isinstance(statement, AlterUser) and is_own_password(principal, statement):
+        return
+    _need(principal, Role.DBA, "defining users")
+    role = None if isinstance(statement, DropUser) else statement.role
+    if role is not None:
+        _need(principal, role, f"granting role {role.value}")
+
+
 def check_read(principal: Principal, table: TableDef) -> None:
     """May `principal` read `table` (its own rows of it, where rows have tenants)?"""
-    if not table.is_tenant_scoped:
+    if isinstance(table, VirtualTable):
+        _need(principal, table.readers, f"reading {table.full_name}")
+    elif not table.is_tenant_scoped:
         _need(principal, READS_SHARED[table.options.access_level], f"reading {table.full_name}")
+
+
+def may_read(principal: Principal, table: TableDef) -> bool:
+    """`check_read` as a question, for lists that leave out what a principal may not read."""
+    try:
+        check_read(principal, table)
+    except PermissionDenied:
+        return False
+    return True
+
+
+def check_reads_all(principal: Principal) -> None:
+    """May `principal` read rows of all tenants, wherever a query or a view names them?"""
+    _need(principal, READS_ALL_USERS, "reading all users' rows")
+
+
+def check_alter(principal: Principal, old: TableDef, new: TableDef) -> None:
+    """May `principal` make `new` of `old`? Who may not write a table does not open or close it."""
+    _check_write(principal, old)
+    _check_write(principal, new)
+
+
+def check_proves(principal: Principal) -> None:
+    """May `principal` define what the rows of all users have to satisfy? Whether they do is an
+    answer about them, so `auth.user_ddl` is not enough for it.
+    """
+    _need(principal, CREATES_TABLES, "NOT NULL, CHECK or UNIQUE over rows of all users")
 
 
 def check_execute_as(principal: Principal, user: str, target: User | None) -> None:
@@ -124,6 +206,15 @@ def check_execute_as(principal: Principal, user: str, target: User | None) -> No
     if not allowed:
         needs = Role.SERVICE if principal.role is Role.USER else target_role
         raise PermissionDenied("EXECUTE AS another user", f"role {needs.value}")
+
+
+def is_own_password(principal: Principal, statement: AlterUser) -> bool:
+    """Everybody may give themselves another password; nothing else of themselves."""
+    return (
+        statement.password is not None
+        and statement.name == principal.actor
+        and principal.user == principal.actor
+    )
 
 
 def check_user_change(principal: Principal, target: User) -> None:
@@ -154,6 +245,7 @@ system sys root kalamdb kalam main default sql admin internal information_schema
 datafusion all_users
 """
 RESERVED_NAMESPACES = frozenset(_RESERVED_NAMESPACES.split())
+_SUBJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@|-]{0,127}")
 RESERVED_USERS = frozenset({"root", "system", "anonymous"})
 USER_NAME_LENGTH_MAX = 128
 _NAMESPACE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
@@ -184,3 +276,25 @@ def check_user_name(name: str) -> None:
         )
     if name.lower() in RESERVED_USERS:
         raise InvalidDefinition(f"user name {name} is reserved")
+
+
+def is_subject(text: str) -> bool:
+    """May a subject of an outside issuer be a user's name?"""
+    return (
+        _SUBJECT.fullmatch(text) is not None
+        and ".." not in text
+        and text.lower() not in RESERVED_USERS
+    )
+
+
+def check_identity(name: str, identity: Identity) -> None:
+    """May a user of this name be this one at the outside issuer? Raises InvalidDefinition."""
+    if identity.subject != name:
+        raise InvalidDefinition("the subject of a user WITH OIDC is the user's name")
+    if not is_subject(name):
+        raise InvalidDefinition(
+            f"subject {name!r}: use 1 to 128 of A-Z a-z 0-9 _ - . @ | without .."
+            " and begin with a letter or a digit"
+        )
+    if complaint := check_endpoint(identity.issuer):
+        raise InvalidDefinition(f"issuer {identity.issuer}: {complaint}")

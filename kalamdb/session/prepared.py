@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from kalamdb.model.catalog import CatalogView
+from kalamdb.errors import Unsupported
+from kalamdb.model.catalog import CatalogView, ViewDef
 from kalamdb.model.principal import Role
 from kalamdb.model.table import TableDef
 from kalamdb.session import answers
@@ -20,6 +21,7 @@ from kalamdb.sql.bound import (
     InsertPlan,
     InsertSelectPlan,
     PointSelect,
+    RangeSelect,
     ScanSelect,
 )
 from kalamdb.sql.statement import Delete, Insert, Select, Update
@@ -39,6 +41,9 @@ class Prepared:
     bound: Bound
     schema: bytes
     tables: tuple[TableDef, ...]
+    text: str | None = None  # what it is kept by
+    all_users: tuple[str, ...] = ()  # tables of which all tenants' rows are read
+    views: tuple[ViewDef, ...] = ()
     permitted: set[Role] = field(default_factory=set[Role])
 
 
@@ -46,7 +51,7 @@ def prepare(statement: Data, catalog: CatalogView, namespace: str) -> Prepared:
     """Bind a statement against a catalog. Raises the analyser's errors."""
     bound = analyze.bind(statement, catalog, namespace)
     match bound:
-        case PointSelect():
+        case PointSelect() | RangeSelect():
             output, tables = bound.output, (bound.table,)
         case ScanSelect():
             output, tables = (), tuple(scan.table for scan in bound.tables)
@@ -55,7 +60,18 @@ def prepare(statement: Data, catalog: CatalogView, namespace: str) -> Prepared:
             tables = (bound.table, *(scan.table for scan in bound.scan.tables))
         case InsertPlan() | ChangePlan():
             output, tables = bound.returning_output, (bound.table,)
-    return Prepared(catalog.version, statement, bound, answers.schema(output), tables)
+    prepared = Prepared(catalog.version, statement, bound, answers.schema(output), tables)
+    scanned = bound.scan if isinstance(bound, (InsertSelectPlan, EngineChangePlan)) else bound
+    if isinstance(scanned, ScanSelect):
+        prepared.all_users = tuple(
+            scan.table.full_name for scan in scanned.tables if scan.all_users
+        )
+        prepared.views = scanned.views
+        if prepared.all_users and scanned is not bound:
+            raise Unsupported(
+                "a view of all_users in a statement that writes", "SELECT first, then write"
+            )
+    return prepared
 
 
 class PreparedCache:
@@ -68,14 +84,16 @@ class PreparedCache:
     def get(self, text: str, namespace: str, catalog: CatalogView) -> Prepared | None:
         """The statement if it is good for `catalog`.
 
-        A newer catalog often differs in users only: when the tables are the same objects, names
+        A newer catalog often differs in users only: when the tables have the same versions, names
         resolve as before.
         """
         found = self._entries.get((text, namespace))
         if found is None or found.version == catalog.version:
             return found
-        tables = catalog.tables_by_id
-        if all(tables.get(table.id) is table for table in found.tables):
+        tables, views = catalog.tables_by_id, catalog.views
+        if all(_stands(table, tables.get(table.id)) for table in found.tables) and all(
+            views.get((view.namespace, view.name)) == view for view in found.views
+        ):
             found.version = catalog.version
             return found
         return None
@@ -86,7 +104,13 @@ class PreparedCache:
         self._entries.pop((text, namespace), None)
         if len(self._entries) >= self._entries_max:
             del self._entries[next(iter(self._entries))]
+        prepared.text = text
         self._entries[text, namespace] = prepared
 
     def __len__(self) -> int:
         return len(self._entries)
+
+
+def _stands(table: TableDef, now: TableDef | None) -> bool:
+    """A version of a table has one definition for ever."""
+    return now is table or (now is not None and now.version == table.version)

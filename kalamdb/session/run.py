@@ -7,7 +7,8 @@ id).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,19 +21,27 @@ from kalamdb.model.work import RequestTag
 from kalamdb.ports import Groups
 from kalamdb.query.scan import ScanLimits
 from kalamdb.session import answers
-from kalamdb.sql.statement import SetOption
+from kalamdb.session.stream import HeldAnswer
+from kalamdb.session.transaction import Transaction
+from kalamdb.sql.statement import Commit, SetOption, Statement
 
 REQUEST_ID_LENGTH_MAX = 200
 
 
 @dataclass(frozen=True, slots=True)
 class SqlRequest:
-    """What an edge read. `params` are JSON values; `request_id` makes a retry exactly-once."""
+    """What an edge read. `params` are JSON values; `request_id` makes a retry exactly-once.
+
+    `streams`: the edge can send a large result piece by piece. `transaction_id`: the open
+    transaction this goes on with, "new" to begin one that outlives the request.
+    """
 
     sql: str
     params: list[Any] | None = None
     namespace_id: str | None = None
     request_id: str | None = None
+    streams: bool = False
+    transaction_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +49,16 @@ class SessionLimits:
     params_max: int
     param_size_max_bytes: int
     scan: ScanLimits
+    result_stall_s: float = 30.0
 
 
-@dataclass(slots=True)
+@dataclass(init=False)
 class Run:
     """One request: what its statements share and change (USE, SET).
 
     `reads` and `writes` are where its data statements go: the newest state, a stale one, or a
-    transaction.
+    transaction. Every request makes one, so what few of them need is set only there: until then it
+    reads as in the class.
     """
 
     principal: Principal
@@ -55,11 +66,75 @@ class Run:
     namespace: str
     reads: Groups
     writes: Groups
+    streams: bool  # a large result of its only statement may be streamed
     number: int = 0
+    transaction: Transaction | None = None
+    outside: Groups | None = None  # what was read before the open transaction
+    begun_here: bool = False  # the open transaction began in this request
+    keeps: bool = False  # a transaction may outlive the request
+    origin: str = "sql"
+    ahead: Sequence[Statement] = ()  # all statements of the request
+    repeat: Repeat | None = None
+
+    def __init__(
+        self, principal: Principal, request: SqlRequest, namespace: str, groups: Groups
+    ) -> None:
+        self.principal = principal
+        self.request = request
+        self.namespace = namespace
+        self.reads = self.writes = groups
+        self.streams = request.streams
+
+    def acting(self, principal: Principal) -> Run:
+        """The same run as somebody else; what it changes stays its own."""
+        other = copy(self)
+        other.principal = principal
+        return other
 
     @property
     def user(self) -> str:
         return self.principal.user
+
+    def enter(self, transaction: Transaction) -> None:
+        """From now on statements read and write inside it."""
+        self.transaction = transaction
+        self.outside = self.reads
+        self.reads = self.writes = transaction
+        self.streams = False
+
+    def leave(self, groups: Groups) -> None:
+        """The transaction has ended; what follows reads as before it, and writes `groups`."""
+        self.transaction = None
+        self.begun_here = False
+        self.reads, self.writes, self.outside = self.outside or groups, groups, None
+
+    def commit_ahead(self) -> int | None:
+        """Where the next COMMIT of the request is."""
+        for number in range(self.number, len(self.ahead)):
+            if isinstance(self.ahead[number], Commit):
+                return number
+        return None
+
+
+@dataclass(slots=True)
+class Conversation:
+    """One client's requests on a connection, one after another; a transaction may be open between
+    them.
+    """
+
+    principal: Principal
+    transaction: Transaction | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """A transaction that an earlier request with the same id committed: statements up to its COMMIT
+    are not run again.
+    """
+
+    commit_at: int
+    transaction_id: str
+    outcome: Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +145,13 @@ class Affected:
     outcome: Outcome
 
 
-Answer = bytes | Affected
+Result = bytes | HeldAnswer
+Answer = Result | Affected
 
 
-def single(answer: Answer, as_user: str) -> bytes:
+def single(answer: Answer, as_user: str) -> Result:
     """The result of a statement that stands alone."""
-    if isinstance(answer, bytes):
+    if not isinstance(answer, Affected):
         return answer
     outcome = answer.outcome
     return answers.affected(answer.verb, outcome.affected, as_user, outcome.seq)
@@ -93,16 +169,24 @@ def summaries(done: list[Affected], user: str) -> list[bytes]:
 
 
 def tag_of(run: Run) -> RequestTag | None:
-    """Names the statement for exactly-once retries; None without a request id."""
-    request_id = run.request.request_id
-    if request_id is None:
+    """Names the statement for exactly-once retries; None without a request id, and inside a
+    transaction, where the id is for its COMMIT.
+    """
+    if run.request.request_id is None or run.transaction is not None:
         return None
+    return tag_for(run, run.number)
+
+
+def tag_for(run: Run, number: int) -> RequestTag:
+    """Names one statement of a request that has an id."""
+    request_id = run.request.request_id
+    assert request_id is not None
     check_request_id(request_id)
     digest = hashlib.blake2b(run.request.sql.encode(), digest_size=16)
     digest.update(orjson.dumps([run.namespace, run.request.params]))
     principal = run.principal
     return RequestTag(
-        str(principal.user), str(principal.actor), request_id, run.number, digest.digest()
+        str(principal.user), str(principal.actor), request_id, number, digest.digest()
     )
 
 

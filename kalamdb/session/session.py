@@ -14,8 +14,8 @@ There is no branch by protocol here. Text and role are looked at by steps 3 and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+import asyncio
+from collections.abc import Callable, Sequence
 
 from kalamdb.errors import InvalidStatement, KalamError, ParamsWithBatch
 from kalamdb.lib.clock import Clock, Ids
@@ -26,9 +26,15 @@ from kalamdb.query.engine_pool import EnginePool
 from kalamdb.session import answers, introspect, permissions
 from kalamdb.session.data import DataStatements
 from kalamdb.session.ddl import Definitions
+from kalamdb.session.node_statements import NodeStatement, NodeStatements
+from kalamdb.session.oversight import Oversight
+from kalamdb.session.oversight import oversight as made_oversight
+from kalamdb.session.reply import Reply
 from kalamdb.session.run import (
     Affected,
     Answer,
+    Conversation,
+    Result,
     Run,
     SessionLimits,
     SqlRequest,
@@ -39,29 +45,58 @@ from kalamdb.session.run import (
     tag_of,
 )
 from kalamdb.session.stale import StaleReads
+from kalamdb.session.stream import enveloped
+from kalamdb.session.table_facts import TableFacts
+from kalamdb.session.transaction_control import NEW, TransactionControl, repeated_answers
+from kalamdb.session.transactions import Transactions
 from kalamdb.sql import analyze, parse
 from kalamdb.sql.statement import (
+    AlterNamespace,
+    AlterTable,
     AlterUser,
+    Begin,
+    Commit,
+    CreateIndex,
     CreateNamespace,
     CreateTable,
     CreateUser,
+    CreateView,
     Delete,
     DescribeTable,
+    DropIndex,
     DropNamespace,
     DropTable,
     DropUser,
+    DropView,
     ExecuteAs,
     Explain,
     Insert,
+    Kill,
+    ReleaseSavepoint,
+    Rollback,
+    RollbackTo,
+    Savepoint,
     Select,
     SetOption,
+    SetTransaction,
+    ShowCreate,
+    ShowIndexes,
     ShowNamespaces,
+    ShowOngoing,
+    ShowSettings,
+    ShowStats,
     ShowTables,
+    ShowUsers,
     Statement,
     SubscribeTo,
     Update,
     UseNamespace,
 )
+from kalamdb.transaction_errors import TransactionMisused, UnknownTransaction
+
+
+TURN_S = 0.005
+"""A request of many statements lets others go on when it has had the loop for so long."""
 
 
 class Session:
@@ -77,6 +112,8 @@ class Session:
         ids: Ids,
         limits: SessionLimits,
         on_execute_as: Callable[[Principal, str, bool], None],
+        transactions: Transactions,
+        oversight: Oversight | None = None,
     ) -> None:
         self._groups = groups
         self._stale = StaleReads(groups)
@@ -85,19 +122,31 @@ class Session:
         self._ids = ids
         self._limits = limits
         self._on_execute_as = on_execute_as
-        self._data = DataStatements(engine, clock, ids, limits)
+        self._control = TransactionControl(transactions, groups)
+        around = oversight or made_oversight(lambda: groups.catalog, clock)
+        self._node = NodeStatements(
+            lambda: groups.catalog, around.system, around.activity, around.on_kill
+        )
+        self._facts = TableFacts(
+            groups, engine, clock, ids=ids, limits=limits.scan, activity=around.activity
+        )
+        self._data = DataStatements(engine, clock, ids, limits, around)
         self.statements = 0
         self.failures = 0
 
-    async def execute(self, principal: Principal, request: SqlRequest) -> bytes:
-        """The JSON success envelope of a request. Raises the error tree.
+    async def execute(self, principal: Principal, request: SqlRequest) -> Reply:
+        """The JSON success envelope of a request: bytes, or a stream where the request `streams`.
+
+        Raises the error tree.
 
         A failing statement of a batch carries its number as `statement`; earlier ones stay applied.
         """
+        if request.transaction_id is not None:
+            return await self._named(principal, request, "http")
         started_s = self._clock.monotonic_s()
         groups = self._groups
         namespace = request.namespace_id or DEFAULT_NAMESPACE
-        run = Run(principal, request, namespace, groups, groups)
+        run = Run(principal, request, namespace, groups)
         try:
             prepared = self._data.find(run, groups.catalog)
             if prepared is not None:
@@ -108,22 +157,53 @@ class Session:
         except KalamError:
             self.failures += 1
             raise
-        return answers.envelope(results, (self._clock.monotonic_s() - started_s) * 1000)
+        took_ms = (self._clock.monotonic_s() - started_s) * 1000
+        return enveloped(results, took_ms, self._limits.result_stall_s)
 
-    async def _batch(self, run: Run) -> list[bytes]:
+    async def _batch(self, run: Run) -> list[Result]:
         statements = await self._data.off_loop(run, lambda: parse.parse(run.request.sql))
         if run.request.params is not None:
             check_params(run.request.params, self._limits)
             if len(statements) > 1 and run.request.params:
                 raise ParamsWithBatch()
+        run.ahead = statements
+        if run.transaction is not None:
+            self._control.check_request_id(run, statements)
+        if run.keeps:
+            return await self._in_order(run, statements)
+        try:
+            results = await self._in_order(run, statements)
+            if run.transaction is not None:
+                raise TransactionMisused(
+                    "the transaction was rolled back: its COMMIT has to stand in the same request,"
+                    ' or the request begins it with "transaction_id": "new"'
+                )
+            return results
+        finally:
+            self._control.roll_back(run)
+
+    async def _in_order(self, run: Run, statements: Sequence[Statement]) -> list[Result]:
         if len(statements) == 1:
             self.statements += 1
             answer = await self._statement(run, statements[0], run.request.sql)
             return [single(answer, run.user)]
-        results: list[bytes] = []
+        run.streams = False
+        results: list[Result] = []
         done: list[Affected] = []
+        turn_s = self._clock.monotonic_s()
         for run.number, statement in enumerate(statements):
             self.statements += 1
+            if self._clock.monotonic_s() - turn_s > TURN_S:
+                await asyncio.sleep(0)  # most statements wait for nothing
+                turn_s = self._clock.monotonic_s()
+            repeat = run.repeat
+            if repeat is not None:
+                if run.number == repeat.commit_at:
+                    committed, totals = repeated_answers(run, repeat)
+                    results.append(committed)
+                    done.extend(totals)
+                    run.repeat = None
+                continue
             try:
                 answer = await self._statement(run, statement, None)
             except KalamError as error:
@@ -135,9 +215,91 @@ class Session:
                 results.append(answer)
         return results + summaries(done, run.user)
 
+    # ---- transactions that outlive a request ----------------------------------------------------
+
+    async def converse(self, talk: Conversation, request: SqlRequest) -> bytes:
+        """One request of a connection; a transaction it leaves open goes on with the next one.
+
+        The envelope of `execute`, whole, with the id of the transaction open after it. Raises the
+        error tree; the transaction has failed then, until ROLLBACK.
+        """
+        transaction = talk.transaction
+        if request.transaction_id is not None:
+            if transaction is not None:
+                raise TransactionMisused("this connection has a transaction of its own open")
+            return await self._named(talk.principal, request, "websocket")
+        run = self._kept_run(talk.principal, request, "websocket")
+        if transaction is not None:
+            transaction.take_turn()
+            run.enter(transaction)
+        try:
+            return await self._kept(run)
+        finally:
+            talk.transaction = run.transaction
+
+    def hang_up(self, talk: Conversation) -> None:
+        """The connection is gone: roll back what it left open."""
+        if talk.transaction is not None:
+            self._control.transactions.settled(talk.transaction, committed=False)
+            talk.transaction = None
+
+    async def _named(self, principal: Principal, request: SqlRequest, origin: str) -> bytes:
+        """A request that names a transaction, or begins one to be named."""
+        run = self._kept_run(principal, request, origin)
+        assert request.transaction_id is not None
+        if request.transaction_id != NEW:
+            try:
+                transaction = self._control.transactions.find(request.transaction_id, principal)
+            except UnknownTransaction:
+                statements = await self._data.off_loop(run, lambda: parse.parse(request.sql))
+                return answers.envelope(
+                    [await self._control.committed_before(run, statements)], 0.0
+                )
+            transaction.take_turn()
+            run.enter(transaction)
+        return await self._kept(run)
+
+    def _kept_run(self, principal: Principal, request: SqlRequest, origin: str) -> Run:
+        namespace = request.namespace_id or DEFAULT_NAMESPACE
+        run = Run(principal, request, namespace, self._groups)
+        run.streams, run.keeps, run.origin = False, True, origin
+        return run
+
+    async def _kept(self, run: Run) -> bytes:
+        started_s = self._clock.monotonic_s()
+        try:
+            results = await self._kept_results(run)
+        except BaseException:
+            self.failures += 1
+            self._control.failed(run)
+            raise
+        finally:
+            if run.transaction is not None:
+                self._control.transactions.used(run.transaction)
+        took_ms = (self._clock.monotonic_s() - started_s) * 1000
+        whole = [one if isinstance(one, bytes) else one.whole() for one in results]
+        open_id = None if run.transaction is None else run.transaction.id
+        return answers.envelope(whole, took_ms, open_id)
+
+    async def _kept_results(self, run: Run) -> list[Result]:
+        if run.request.transaction_id == NEW:
+            self._control.check_begins(
+                await self._data.off_loop(run, lambda: parse.parse(run.request.sql))
+            )
+        prepared = self._data.find(run, self._groups.catalog)
+        if prepared is None:
+            return await self._batch(run)
+        if run.transaction is not None:
+            self._control.check_request_id(run, ())
+            self._control.admit(run.transaction, prepared.statement)
+        self.statements += 1
+        return [single(await self._data.answer(run, prepared), run.user)]
+
     # ---- one statement --------------------------------------------------------------------------
 
     async def _statement(self, run: Run, statement: Statement, text: str | None) -> Answer:
+        if run.transaction is not None:
+            self._control.admit(run.transaction, statement)
         match statement:
             case Select() | Insert() | Update() | Delete():
                 prepared = await self._data.prepare(run, statement, text)
@@ -146,6 +308,16 @@ class Session:
                 return await self._execute_as(run, statement)
             case Explain():
                 return await self._explain(run, statement)
+            case (
+                Begin()
+                | SetTransaction()
+                | Commit()
+                | Rollback()
+                | Savepoint()
+                | ReleaseSavepoint()
+                | RollbackTo()
+            ):
+                return await self._control.carry_out(run, statement)
             case _:
                 return await self._other(run, statement)
 
@@ -156,15 +328,24 @@ class Session:
         | DropNamespace
         | UseNamespace
         | CreateTable
+        | AlterTable
         | DropTable
+        | CreateView
+        | DropView
+        | AlterNamespace
+        | CreateIndex
+        | DropIndex
         | CreateUser
         | AlterUser
         | DropUser
         | ShowNamespaces
         | ShowTables
         | DescribeTable
+        | ShowCreate
+        | ShowStats
         | SetOption
-        | SubscribeTo,
+        | SubscribeTo
+        | NodeStatement,
     ) -> bytes:
         catalog = self._groups.catalog
         user = run.principal.user
@@ -183,11 +364,15 @@ class Session:
                 return introspect.namespaces(catalog, user)
             case ShowTables():
                 return introspect.tables(catalog, statement.namespace, user)
-            case DescribeTable():
-                return introspect.describe(catalog, statement.table, run.namespace, user)
+            case DescribeTable() | ShowCreate() | ShowStats():
+                return await self._facts.answer(run, statement)
             case SubscribeTo():
                 return introspect.subscription(statement, self._ids, user)
+            case Kill() | ShowOngoing() | ShowUsers() | ShowIndexes() | ShowSettings():
+                return await self._node.answer(run.principal, statement, run.namespace)
             case _:
+                if isinstance(statement, CreateView):
+                    statement = await self._facts.with_columns(run, statement)
                 tag = tag_of(run)
                 text = await self._definitions.carry_out(
                     run.principal, statement, run.namespace, tag
@@ -205,7 +390,7 @@ class Session:
             self._on_execute_as(run.principal, statement.user, False)
             raise
         self._on_execute_as(run.principal, statement.user, True)
-        inside = replace(run, principal=run.principal.act_as(statement.user))
+        inside = run.acting(run.principal.act_as(statement.user))
         prepared = await self._data.prepare(inside, inner, None)
         if any(not table.is_tenant_scoped for table in prepared.tables):
             raise InvalidStatement("EXECUTE AS reaches USER and STREAM tables only")

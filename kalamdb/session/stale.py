@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 
 from kalamdb.model.catalog import CatalogView
 from kalamdb.model.command import Outcome
@@ -16,7 +16,7 @@ from kalamdb.ports import Groups, Snapshot
 
 
 class StaleReads:
-    """Implements `ports.Groups` over another; only `barrier` differs: it confirms nothing."""
+    """Implements `ports.Groups` over another; only the barriers differ: they confirm nothing."""
 
     def __init__(self, groups: Groups) -> None:
         self._groups = groups
@@ -36,6 +36,12 @@ class StaleReads:
 
     def snapshot(self, partition: Partition) -> Snapshot:
         return self._groups.snapshot(partition)
+
+    def barrier_everywhere(self) -> Awaitable[object] | None:
+        return None
+
+    def snapshots_everywhere(self, table: TableDef) -> Sequence[Snapshot]:
+        return self._groups.snapshots_everywhere(table)
 
     def write(
         self, partition: Partition, work: Work, tag: RequestTag | None = None

@@ -12,6 +12,7 @@ from kalamdb.errors import InvalidStatement
 from kalamdb.model.catalog import CatalogView
 from kalamdb.model.change import Row
 from kalamdb.model.table import SEQ_COLUMN, Column, TableDef
+from kalamdb.sql.access_path import find_path
 from kalamdb.sql.assignment import converted, converter, item_source, volatile
 from kalamdb.sql.bound import ChangePlan, EngineChangePlan, Env, Predicate, ScanSelect
 from kalamdb.sql.engine_query import Renderer, Sources, splice_tree
@@ -73,17 +74,24 @@ def _compiled(
     scope = TableScope(table, syntax.alias)
     conditions = conjuncts(where.tree)
     found = point_keys(conditions, scope, syntax.parameters)
-    keys, rest = (None, conditions) if found is None else found
+    path = None
+    if found is None:
+        ranged = find_path(conditions, scope, syntax.parameters, (), limited=False)
+        keys, rest = None, conditions
+        if ranged is not None:
+            path, rest = ranged.path, list(ranged.left)
+    else:
+        keys, rest = found
     change = None
     if isinstance(syntax, UpdateSyntax):
         assert targets is not None
         change = _setter(syntax.assignments, targets, SetScope(table, syntax.alias))
     predicate = None if not rest else condition([compile_condition(one, scope) for one in rest])
     clause, output = returning(syntax.returning, scope)
-    if keys is None:
+    if keys is None and path is None:
         # By scan every row is looked at, so the run begins with the condition.
         predicate = _counted(predicate, syntax.parameters)
-    return ChangePlan(table, keys, predicate, change, clause, output)
+    return ChangePlan(table, keys, predicate, change, clause, output, path)
 
 
 def condition(parts: Sequence[Compiled]) -> Callable[[Env], Predicate]:
@@ -168,14 +176,15 @@ def _by_engine(
     pieces.append(f"FROM {alias} AS {name} WHERE (")
     pieces.extend(_fragment_pieces(where, sources, table))
     pieces.append(")")
-    scan = ScanSelect(sources.scans(), Renderer(Text(tuple(pieces)), syntax.parameters), False)
+    render = Renderer(Text(tuple(pieces)), syntax.parameters)
+    scan = ScanSelect(sources.scans(), render, False, tuple(sources.views.values()))
     clause, output = returning(syntax.returning, TableScope(table, syntax.alias))
     assigned = None if targets is None else tuple(targets)
     return EngineChangePlan(table, scan, assigned, clause, output)
 
 
 def _fragment_pieces(fragment: Fragment, sources: Sources, table: TableDef) -> Sequence[Piece]:
-    splices: Splices = {}
+    splices = Splices()
     splice_tree(fragment, sources, splices, table)
     return text_of(fragment.tokens, fragment.text, splices).pieces
 

@@ -76,10 +76,10 @@ def read_create_table(reader: Reader, kind: TableKind | None) -> CreateTable:
 def _read_elements(reader: Reader, table: TableSyntax) -> None:
     reader.expect_symbol(TokenType.L_PAREN, "(")
     while True:
-        if reader.word() in _TABLE_CONSTRAINTS:
-            _read_table_constraint(reader, table)
+        if reader.word() in TABLE_CONSTRAINTS:
+            read_table_constraint(reader, table)
         else:
-            _read_column(reader, table)
+            read_column(reader, table)
         if len(table.columns) > COLUMNS_MAX:
             raise InvalidDefinition(f"a table has at most {COLUMNS_MAX} columns")
         if len(table.uniques) + len(table.checks) > CONSTRAINTS_MAX:
@@ -92,14 +92,14 @@ def _read_elements(reader: Reader, table: TableSyntax) -> None:
 _TABLE_CONSTRAINTS_TEXT = """
 CONSTRAINT PRIMARY UNIQUE CHECK FOREIGN EXCLUDE LIKE INDEX KEY FULLTEXT SPATIAL
 """
-_TABLE_CONSTRAINTS = frozenset(_TABLE_CONSTRAINTS_TEXT.split())
+TABLE_CONSTRAINTS = frozenset(_TABLE_CONSTRAINTS_TEXT.split())
 _TYPE_FOLLOWS_TEXT = """
 INDEX KEY LIKE EXCLUDE FULLTEXT SPATIAL
 """
 _TYPE_FOLLOWS = frozenset(_TYPE_FOLLOWS_TEXT.split())
 
 
-def _read_table_constraint(reader: Reader, table: TableSyntax) -> None:
+def read_table_constraint(reader: Reader, table: TableSyntax) -> None:
     name = reader.name("a constraint name") if reader.accept("CONSTRAINT") else None
     if reader.accept("PRIMARY", "KEY"):
         table.primary_keys.append(tuple(reader.names("a column name")))
@@ -133,7 +133,7 @@ def _refuse_constraint_tail(reader: Reader) -> None:
         raise Unsupported(f"{tail} after a constraint", "constraints are checked at once")
 
 
-def _read_column(reader: Reader, table: TableSyntax) -> None:
+def read_column(reader: Reader, table: TableSyntax) -> None:
     column = ColumnSyntax(reader.name("a column name"), read_type(reader))
     column.numbered = column.type.serial
     table.columns.append(column)
@@ -159,7 +159,7 @@ def _read_column_constraint(
     elif reader.accept("DEFAULT"):
         if column.default is not None:
             raise InvalidDefinition(f"column {column.name} has two defaults")
-        column.default = _read_default(reader)
+        column.default = read_default(reader)
     elif reader.accept("AUTO_INCREMENT") or reader.accept("AUTOINCREMENT"):
         column.numbered = True
     elif reader.accept("GENERATED"):
@@ -214,7 +214,7 @@ AUTOINCREMENT COMMENT ON
 _DEFAULT_ENDS = _DEFAULT_ENDS_TEXT.split()
 
 
-def _read_default(reader: Reader) -> Fragment:
+def read_default(reader: Reader) -> Fragment:
     start = reader.at
     if reader.word() in ("NOT", "NULL"):
         reader.take()
@@ -233,21 +233,27 @@ def _read_options(reader: Reader, table: TableSyntax) -> None:
         raise Unsupported("USING method", "every table has the one storage engine")
     if reader.word() in ("PARTITION", "INHERITS", "TABLESPACE", "ENGINE", "CLUSTER", "SORT", "ON"):
         raise Unsupported(f"{reader.word()} after a table's columns", "options go into WITH (…)")
-    if not reader.accept("WITH"):
-        return
+    if reader.accept("WITH"):
+        table.options.update(read_option_list(reader))
+
+
+def read_option_list(reader: Reader) -> dict[str, Any]:
+    """`(KEY = value, …)`, keys in upper case."""
+    options: dict[str, Any] = {}
     reader.expect_symbol(TokenType.L_PAREN, "(")
     while True:
         key = reader.name("an option").upper()
         reader.expect_symbol(TokenType.EQ, "=")
-        if key in table.options:
+        if key in options:
             raise InvalidDefinition(f"option {key} is given twice")
-        table.options[key] = _read_option_value(reader)
+        options[key] = read_option_value(reader)
         if not reader.accept_symbol(TokenType.COMMA):
             break
     reader.expect_symbol(TokenType.R_PAREN, ")")
+    return options
 
 
-def _read_option_value(reader: Reader) -> Any:
+def read_option_value(reader: Reader) -> Any:
     """A text, a whole number, a boolean, NULL or a bare word (as text)."""
     token: Token | None = reader.peek()
     if token is not None and token.token_type is TokenType.STRING:

@@ -33,7 +33,7 @@ from kalamdb.model.types import BIGINT, Kind
 from kalamdb.model.values import parser
 from kalamdb.sql import dialect
 from kalamdb.sql.assignment import converted, converter, volatile
-from kalamdb.sql.constraint import compile_check
+from kalamdb.sql.constraint import columns_of, compile_check
 from kalamdb.sql.create_table import CheckSyntax, ColumnSyntax, TableSyntax
 from kalamdb.sql.expression import compile_expression
 from kalamdb.sql.operands import literal
@@ -118,7 +118,7 @@ def _columns(syntax: TableSyntax, key_names: Sequence[str]) -> tuple[Column, ...
         check_name(column.name, "column")
         if column.name in found:
             raise InvalidDefinition(f"column {column.name} is defined twice")
-        found[column.name] = _column(number, column, column.name in key_names)
+        found[column.name] = column_of(number, column, in_key=column.name in key_names)
     for name in key_names:
         if name not in found:
             raise InvalidDefinition(f"PRIMARY KEY names {name}, which is no column")
@@ -127,7 +127,8 @@ def _columns(syntax: TableSyntax, key_names: Sequence[str]) -> tuple[Column, ...
     return tuple(found.values())
 
 
-def _column(number: int, syntax: ColumnSyntax, in_key: bool) -> Column:
+def column_of(number: int, syntax: ColumnSyntax, *, in_key: bool) -> Column:
+    """Raises InvalidDefinition, TypeMismatch, Unsupported."""
     column_type = syntax.type.type
     if syntax.type.serial:
         column_type = BIGINT  # the numbers drawn have 63 bits
@@ -253,18 +254,30 @@ def _checks(syntax: TableSyntax, table: TableDef) -> tuple[Check, ...]:
 
 
 def _implied(syntax: TableSyntax, table: TableDef) -> list[CheckSyntax]:
+    return [check for column in syntax.columns for check in implied_checks(table.name, column)]
+
+
+def implied_checks(table: str, column: ColumnSyntax) -> list[CheckSyntax]:
     """VARCHAR(n) and ENUM(…) are TEXT with a check."""
     found: list[CheckSyntax] = []
-    for column in syntax.columns:
-        if column.type.length_max is not None:
-            sql = f"char_length({column.name}) <= {column.type.length_max}"
-            found.append(_implied_check(f"{table.name}_{column.name}_length", sql))
-        if column.type.words is not None:
-            words = ", ".join("'" + word.replace("'", "''") + "'" for word in column.type.words)
-            found.append(
-                _implied_check(f"{table.name}_{column.name}_values", f"{column.name} IN ({words})")
-            )
+    if column.type.length_max is not None:
+        sql = f"char_length({column.name}) <= {column.type.length_max}"
+        found.append(_implied_check(f"{table}_{column.name}_length", sql))
+    if column.type.words is not None:
+        words = ", ".join("'" + word.replace("'", "''") + "'" for word in column.type.words)
+        sql = f"{column.name} IN ({words})"
+        found.append(_implied_check(f"{table}_{column.name}_values", sql))
     return found
+
+
+def is_implied(table: TableDef, check: Check, column: Column) -> bool:
+    """Is it the length or the list of words that the column's type asked for?"""
+    if columns_of(table, check) != {column.id}:
+        return False
+    sql = check.sql.replace(" ", "").lower()
+    return (check.name.endswith("_length") and sql.startswith("char_length(")) or (
+        check.name.endswith("_values") and "in(" in sql
+    )
 
 
 def _implied_check(name: str, sql: str) -> CheckSyntax:

@@ -56,6 +56,7 @@ _REFUSED_TOKENS = {
     TokenType.NATIONAL_STRING: ("N'…' literals", "write '…'"),
     TokenType.HEREDOC_STRING: ("dollar-quoted strings", "write '…'"),
     TokenType.RAW_STRING: ("raw string literals", "write '…'"),
+    TokenType.CARET: ("the operator ^", "write power(a, b)"),
     TokenType.PLACEHOLDER: ("the placeholder ?", "number parameters: $1, $2, …"),
 }
 _OPENING = {TokenType.L_PAREN, TokenType.L_BRACKET, TokenType.L_BRACE, TokenType.CASE}

@@ -3,27 +3,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlglot import exp
-from sqlglot.tokenizer_core import Token, TokenType
 
-from kalamdb.errors import InvalidStatement
-from kalamdb.model.catalog import CatalogView
+from kalamdb.errors import InvalidStatement, UnknownNamespace, UnknownTable
+from kalamdb.model.catalog import CatalogView, ViewDef
+from kalamdb.model.ids import TableId
 from kalamdb.model.table import USER_ID_COLUMN, USER_ID_COLUMN_ID, Column, TableDef
-from kalamdb.model.types import TEXT, ColumnType, Kind
+from kalamdb.model.types import TEXT
+from kalamdb.sql.any_list import any_parameter, splice_any
 from kalamdb.sql.bound import Env, ScanSelect, ScanTable
 from kalamdb.sql.literals import quoted
-from kalamdb.sql.operands import literal
+from kalamdb.sql.operand_types import Types, select_sources
+from kalamdb.sql.output_names import around, name_outputs, own_names
 from kalamdb.sql.parameters import check_count
-from kalamdb.sql.projection import unnamed
+from kalamdb.sql.precedence import splice_distinct
 from kalamdb.sql.query_shape import base_tables
-from kalamdb.sql.reader import word_of
 from kalamdb.sql.render import (
-    Dynamic,
-    Piece,
     Splices,
     Text,
     add,
@@ -34,8 +33,11 @@ from kalamdb.sql.render import (
 )
 from kalamdb.sql.statement import TableName
 from kalamdb.sql.syntax import Fragment
+from kalamdb.sql.views import DEPTH_MAX, view_query
+from kalamdb.sql.virtual import VIRTUAL_NAMESPACES, virtual_table
 
 TABLES_MAX = 64
+VIEWS_MAX = 32  # expanded in one query, those inside others among them
 USER_ID = Column(USER_ID_COLUMN_ID, USER_ID_COLUMN, TEXT, nullable=False)
 
 
@@ -47,25 +49,65 @@ class Sources:
 
     catalog: CatalogView
     namespace: str
-    tables: dict[TableName, tuple[str, TableDef]] = field(default_factory=dict)
+    tables: dict[tuple[TableName, int | None], tuple[str, TableDef]] = field(default_factory=dict)
     nodes: dict[int, TableDef] = field(default_factory=dict)  # id of a tree's table node → table
+    view_nodes: dict[int, ViewDef] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
     everything: bool = False
     hidden: set[str] = field(default_factory=set)  # aliases of which the hidden key is read
+    views: dict[int, ViewDef] = field(default_factory=dict)  # those expanded, by id
+    expanded: list[int] = field(default_factory=list)  # their ids, once for each time
+    pins: Mapping[TableId, int] = field(default_factory=dict)  # the view's, inside one
+    depth: int = 0
+
+    def view(self, name: TableName) -> ViewDef | None:
+        """The view of this name. Raises InvalidStatement for one that cannot be read here."""
+        found = self.catalog.views.get((name.namespace or self.namespace, name.name))
+        if found is not None:
+            if name.all_users:
+                raise InvalidStatement(f"{found.full_name} is a view: name it without all_users")
+            if self.depth >= DEPTH_MAX or len(self.expanded) >= VIEWS_MAX:
+                raise InvalidStatement(
+                    f"a query reads at most {VIEWS_MAX} views, {DEPTH_MAX} inside each other"
+                )
+            self.views[found.id] = found
+            self.expanded.append(found.id)
+        return found
+
+    def inside(self, view: ViewDef) -> Sources:
+        """For the text of a view: the same tables and notes, the view's own names and columns."""
+        return replace(
+            self, namespace=view.home, pins=view.tables, depth=self.depth + 1, everything=False
+        )
 
     def use(self, name: TableName) -> tuple[str, TableDef]:
         """Raises UnknownTable, UnknownNamespace, InvalidStatement."""
         namespace = name.namespace or self.namespace
         full = TableName(namespace, name.name, name.all_users)
-        found = self.tables.get(full)
+        young = self._young(namespace, name.name)
+        found = self.tables.get((full, young))
         if found is None:
             if len(self.tables) >= TABLES_MAX:
                 raise InvalidStatement(f"a query reads at most {TABLES_MAX} tables")
-            table = self.catalog.table(namespace, name.name)
+            if namespace in VIRTUAL_NAMESPACES:
+                table = virtual_table(namespace, name.name)
+            else:
+                table = self.catalog.table(namespace, name.name)
             if name.all_users and not table.is_tenant_scoped:
                 raise InvalidStatement(f"{table.full_name} is SHARED: name it without all_users")
-            found = self.tables[full] = f"kt{len(self.tables)}", table
+            if young is not None:
+                older = tuple(column for column in table.columns if column.id < young)
+                table = replace(table, columns=older)
+            found = self.tables[full, young] = f"kt{len(self.tables)}", table
         return found
+
+    def _young(self, namespace: str, name: str) -> int | None:
+        """The column id from which columns are hidden here; None where none are."""
+        table = self.catalog.tables.get((namespace, name))
+        if table is None:
+            return None
+        young = self.pins.get(table.id, table.next_column_id)
+        return young if any(column.id >= young for column in table.columns) else None
 
     def note(self, tree: exp.Expr) -> None:
         """Collect what a tree mentions: a superset of the columns it reads."""
@@ -82,8 +124,14 @@ class Sources:
 
     def scans(self) -> tuple[ScanTable, ...]:
         return tuple(
-            ScanTable(alias, table, self._columns(name, alias, table), name.all_users)
-            for name, (alias, table) in self.tables.items()
+            # In a view a table may show fewer columns than it has.
+            ScanTable(
+                alias,
+                self.catalog.tables_by_id.get(table.id, table),
+                self._columns(name, alias, table),
+                name.all_users,
+            )
+            for (name, _), (alias, table) in self.tables.items()
         )
 
     def _columns(self, name: TableName, alias: str, table: TableDef) -> tuple[Column, ...]:
@@ -94,18 +142,34 @@ class Sources:
             known = (*known, *(column for column in table.key_columns if column not in known))
         return known or table.readable[-1:] or table.readable
 
+    def star_columns(self, select: exp.Select, qualifier: str) -> set[str]:
+        """Names of the columns that `*` or `qualifier.*` means, as far as they are known here."""
+        found: set[str] = set()
+        for source in select_sources(select):
+            if qualifier and source.alias_or_name.lower() != qualifier:
+                continue
+            table = self.nodes.get(id(source))
+            if table is not None:
+                found.update(table.readable_by_name)
+            elif id(source) in self.view_nodes:
+                found.update(self.view_nodes[id(source)].columns)
+        return found
+
 
 def scan_select(
     query: Fragment, catalog: CatalogView, namespace: str, parameters: int
 ) -> ScanSelect:
     """Any query. Raises UnknownTable, UnknownNamespace, Unsupported, TypeMismatch."""
     sources = Sources(catalog, namespace)
-    splices: Splices = {}
+    splices = Splices()
     splice_tree(query, sources, splices)
-    _splice_names(query, splices)
+    name_outputs(query, splices, sources.star_columns)
     text = text_of(query.tokens, query.text, splices, kept_names=own_names(query.tree))
     return ScanSelect(
-        sources.scans(), Renderer(text, parameters), bool(query.tree.args.get("order"))
+        sources.scans(),
+        Renderer(text, parameters),
+        bool(query.tree.args.get("order")),
+        tuple(sources.views.values()),
     )
 
 
@@ -125,22 +189,6 @@ class Renderer:
         return self._text.shown
 
 
-def own_names(tree: exp.Expr) -> frozenset[str]:
-    """Quoted names a query gives itself: they keep their case, names of the catalog are folded."""
-    found: set[str] = set()
-    for node in tree.walk():
-        if isinstance(node, (exp.Alias, exp.TableAlias, exp.CTE)):
-            names = [
-                node.args.get("alias"),
-                node.args.get("this"),
-                *(node.args.get("columns") or ()),
-            ]
-            found.update(
-                name.this for name in names if isinstance(name, exp.Identifier) and name.quoted
-            )
-    return frozenset(found)
-
-
 # ---- tables, names and literals of a tree --------------------------------------------------------
 
 
@@ -153,9 +201,16 @@ def splice_tree(
     tree = fragment.tree
     sources.note(tree)
     for node, name in base_tables(tree):
+        view = sources.view(name)
+        if view is not None:
+            sources.view_nodes[id(node)] = view
+            _splice_view(splices, node, view, sources)
+            continue
         alias, table = sources.use(name)
         sources.nodes[id(node)] = table
         _splice_table(splices, node, alias)
+    splice_distinct(splices, fragment.tokens)
+    types = Types(sources.nodes, outer)
     for node in tree.walk():
         match node:
             case exp.Column():
@@ -163,7 +218,12 @@ def splice_tree(
             case exp.Escape():
                 splice_escape(splices, node, fragment.tokens)
             case _:
-                for operand, column_type in _typed_operands(node, sources, outer):
+                listed = any_parameter(node)
+                if listed is not None:
+                    column_type = types.type_of(node.this)
+                    splice_any(splices, *listed, column_type, fragment.tokens)
+                    continue
+                for operand, column_type in types.typed_operands(node):
                     splice_typed(splices, operand, column_type)
 
 
@@ -175,6 +235,27 @@ def _splice_table(splices: Splices, node: Any, alias: str) -> None:
     add(splices, identifier_span(first)[0], identifier_span(node.this)[1], piece)
 
 
+def _splice_view(splices: Splices, node: Any, view: ViewDef, sources: Sources) -> None:
+    """A view becomes a subquery with the columns it was made with."""
+    query = view_query(view.sql).query
+    inside = sources.inside(view)
+    inner_splices = Splices()
+    try:
+        splice_tree(query, inside, inner_splices)
+    except (UnknownTable, UnknownNamespace) as error:
+        raise InvalidStatement(f"view {view.full_name} cannot be read: {error}") from error
+    sources.everything = sources.everything or inside.everything
+    name_outputs(query, inner_splices, inside.star_columns)
+    inner = text_of(query.tokens, query.text, inner_splices, kept_names=own_names(query.tree))
+    columns = ", ".join(map(quoted, view.columns))
+    named = f") AS {quoted(node.name.lower())} ({columns})"
+    has_alias = node.args.get("alias") is not None
+    before, after = ("(SELECT * FROM (", named + ")") if has_alias else ("(", named)
+    first = node.args.get("catalog") or node.args.get("db") or node.this
+    piece = around(before, inner, after)
+    add(splices, identifier_span(first)[0], identifier_span(node.this)[1], piece)
+
+
 def _splice_column(splices: Splices, node: Any) -> None:
     """`chat.messages.id` → `"messages" . id`: the engine knows tables by alias only."""
     first = node.args.get("catalog") or node.args.get("db")
@@ -182,179 +263,3 @@ def _splice_column(splices: Splices, node: Any) -> None:
         return
     table = node.args["table"]
     add(splices, identifier_span(first)[0], identifier_span(table)[1], quoted(table.name.lower()))
-
-
-_COMPARED = (
-    exp.EQ, exp.NEQ, exp.LT, exp.LTE, exp.GT, exp.GTE, exp.NullSafeEQ, exp.NullSafeNEQ
-)  # fmt: skip
-_ARITHMETIC = (exp.Add, exp.Sub, exp.Mul)
-
-
-def _typed_operands(
-    node: Any, sources: Sources, outer: TableDef | None
-) -> Iterator[tuple[Any, ColumnType]]:
-    """Literals and parameters of a node that take the type of a column beside them."""
-    if isinstance(node, _COMPARED):
-        yield from _beside(node.this, [node.expression], sources, outer)
-        yield from _beside(node.expression, [node.this], sources, outer)
-    elif isinstance(node, _ARITHMETIC):
-        for one, other in ((node.this, node.expression), (node.expression, node.this)):
-            column_type = type_of(one, sources, outer)
-            if column_type is not None and column_type.kind is Kind.DECIMAL:
-                yield from _beside(one, [other], sources, outer)
-    elif isinstance(node, exp.Between):
-        yield from _beside(node.this, [node.args["low"], node.args["high"]], sources, outer)
-    elif isinstance(node, exp.In):
-        yield from _beside(node.this, node.expressions, sources, outer)
-
-
-def _beside(
-    typed: Any, operands: Sequence[Any], sources: Sources, outer: TableDef | None
-) -> Iterator[tuple[Any, ColumnType]]:
-    if literal(typed) is not None:
-        return
-    column_type = type_of(typed, sources, outer)
-    if column_type is not None:
-        for operand in operands:
-            if literal(operand) is not None:
-                yield operand, column_type
-
-
-def type_of(node: Any, sources: Sources, outer: TableDef | None) -> ColumnType | None:
-    """The type of a column, or of decimal arithmetic with one; None when it is not plain to see."""
-    while isinstance(node, (exp.Paren, exp.Neg)):
-        node = node.this
-    if isinstance(node, exp.Column):
-        return _column_type(node, sources, outer)
-    if isinstance(node, _ARITHMETIC):
-        for part in (node.this, node.expression):
-            found = type_of(part, sources, outer)
-            if found is not None and found.kind is Kind.DECIMAL:
-                return found
-    return None
-
-
-def _column_type(node: Any, sources: Sources, outer: TableDef | None) -> ColumnType | None:
-    select = node.find_ancestor(exp.Select)
-    qualifier, name = node.text("table").lower(), node.name.lower()
-    if select is None:
-        found = outer.readable_by_name.get(name) if outer is not None else None
-        return None if found is None else found.type
-    known: list[TableDef] = []
-    opaque = False
-    for source in select_sources(select):
-        table = sources.nodes.get(id(source))
-        if qualifier and source.alias_or_name.lower() != qualifier:
-            continue
-        if table is None:
-            opaque = True
-        else:
-            known.append(table)
-    types = {table.readable_by_name[name].type for table in known if name in table.readable_by_name}
-    return types.pop() if len(types) == 1 and not opaque else None
-
-
-def select_sources(select: exp.Select) -> Iterator[Any]:
-    """What stands in FROM and its joins."""
-    clause = select.args.get("from_")
-    if clause is not None:
-        yield clause.this
-        yield from (join.this for join in clause.this.args.get("joins") or ())
-    for join in select.args.get("joins") or ():
-        yield join.this
-        yield from (inner.this for inner in join.this.args.get("joins") or ())
-
-
-# ---- names of result columns ---------------------------------------------------------------------
-
-_LIST_ENDS_TEXT = """
-FROM WHERE GROUP HAVING ORDER LIMIT OFFSET UNION EXCEPT INTERSECT WINDOW QUALIFY
-"""
-_LIST_ENDS = frozenset(_LIST_ENDS_TEXT.split())
-
-
-def _splice_names(query: Fragment, splices: Splices) -> None:
-    """Give columns without an alias the name of their own text, as the point path does."""
-    select = query.tree
-    while isinstance(select, exp.SetOperation):
-        select = select.this
-    if not isinstance(select, exp.Select):
-        return
-    ranges = select_list(query.tokens)
-    if len(ranges) != len(select.expressions):
-        return
-    kept_names = own_names(query.tree)
-    times: dict[str, int] = {}
-    taken: set[str] = set()
-    for node, tokens in zip(select.expressions, ranges, strict=True):
-        if isinstance(node, (exp.Alias, exp.Star, exp.Column)):
-            continue
-        if isinstance(node, exp.Aliases) or not tokens:
-            continue
-        plain = unnamed(query.text[tokens[0].start : tokens[-1].end + 1])
-        name = plain
-        while name in taken:
-            times[plain] = times.get(plain, 1) + 1
-            name = f"{plain} ({times[plain]})"
-        taken.add(name)
-        inner = text_of(tokens, query.text, splices, kept_names=kept_names)
-        _append(splices, tokens, inner, name)
-
-
-def _append(splices: Splices, tokens: Sequence[Token], inner: Text, name: str) -> None:
-    """Put the alias after an expression rendered by itself, as one splice."""
-
-    shown = f"{inner.shown} AS {quoted(name)}"
-    piece: Piece = shown
-    if not all(isinstance(part, str) for part in inner.pieces):
-        piece = Dynamic(shown, lambda env: f"{inner.render(env)} AS {quoted(name)}")
-    add(splices, tokens[0].start, tokens[-1].end, piece)
-
-
-def select_list(tokens: Sequence[Token]) -> list[list[Token]]:
-    """The tokens of each entry of the first SELECT list outside parentheses."""
-    depth = 0
-    entries: list[list[Token]] | None = None
-    for at, token in enumerate(tokens):
-        kind, word = token.token_type, word_of(token)
-        if kind in (TokenType.L_PAREN, TokenType.L_BRACKET, TokenType.CASE):
-            depth += 1
-        elif kind in (TokenType.R_PAREN, TokenType.R_BRACKET, TokenType.END):
-            depth -= 1
-            if depth < 0:
-                break
-        elif depth == 0 and entries is None:
-            if word == "SELECT":
-                entries = [[]]
-            continue
-        elif depth == 0 and kind is TokenType.COMMA and entries is not None:
-            entries.append([])
-            continue
-        elif depth == 0 and word in _LIST_ENDS and not _is_inside(tokens, at):
-            break
-        if entries is not None:
-            entries[-1].append(token)
-    if not entries:
-        return []
-    entries[0] = _without_distinct(entries[0])
-    return entries
-
-
-def _is_inside(tokens: Sequence[Token], at: int) -> bool:
-    """Is the word at `at` part of an expression: IS DISTINCT FROM, WITHIN GROUP?"""
-    pair = (word_of(tokens[at - 1]), word_of(tokens[at]))
-    return pair in (("DISTINCT", "FROM"), ("WITHIN", "GROUP"))
-
-
-def _without_distinct(entry: list[Token]) -> list[Token]:
-    if not entry or word_of(entry[0]) not in ("DISTINCT", "ALL"):
-        return entry
-    if len(entry) > 1 and word_of(entry[1]) == "ON":
-        depth = 0
-        for at, token in enumerate(entry):
-            depth += (token.token_type is TokenType.L_PAREN) - (
-                token.token_type is TokenType.R_PAREN
-            )
-            if at > 1 and depth == 0:
-                return entry[at + 1 :]
-    return entry[1:]

@@ -5,14 +5,17 @@ from __future__ import annotations
 
 from typing import assert_never
 
+from kalamdb.model.key_range import KeySource
 from kalamdb.model.table import TableDef
 from kalamdb.sql.bound import (
+    AccessPath,
     Bound,
     ChangePlan,
     EngineChangePlan,
     InsertPlan,
     InsertSelectPlan,
     PointSelect,
+    RangeSelect,
     ScanSelect,
 )
 from kalamdb.sql.engine_query import Renderer
@@ -27,6 +30,8 @@ def describe_path(bound: Bound) -> list[str]:
                 f"point read of {bound.table.full_name} by primary key ({_key(bound.table)})",
                 *rest,
             ]
+        case RangeSelect():
+            return _ranged(bound)
         case ScanSelect():
             return _engine(bound)
         case InsertPlan():
@@ -41,6 +46,40 @@ def describe_path(bound: Bound) -> list[str]:
             return [first, *_engine(bound.scan), *_returning(bound.returning is not None)]
         case _:
             assert_never(bound)
+
+
+def _ranged(plan: RangeSelect) -> list[str]:
+    table = plan.table
+    direction = ", backwards" if plan.reverse else ""
+    lines = [f"read of {table.full_name} {_path(plan.path)}{direction}"]
+    if plan.where is not None:
+        lines.append("filter: the rest of the WHERE")
+    if not plan.sort:
+        lines.append("order: that of the keys")
+    else:
+        columns = ", ".join(
+            one.column.name + (" DESC" if one.descending else "") for one in plan.sort
+        )
+        how = "ranges merged" if plan.sorted_within else "rows sorted"
+        lines.append(f"order: {how} by {columns}")
+    return lines
+
+
+def _path(path: AccessPath) -> str:
+    """`by index i (a = …, b in a range)`."""
+    match path.source:
+        case KeySource.PRIMARY:
+            name = "by primary key"
+        case KeySource.INDEX:
+            name = f"by index {path.name}"
+        case KeySource.UNIQUE:
+            name = f"by UNIQUE {path.name}"
+    how = "one of several values" if path.several else "one value"
+    parts = [column.name for column in path.columns[: path.fixed]]
+    said = [f"{', '.join(parts)}: {how}"] if parts else []
+    if path.bounded:
+        said.append(f"{path.columns[path.fixed].name}: a range")
+    return f"{name} ({'; '.join(said)})" if said else f"{name} (in its order)"
 
 
 def _key(table: TableDef) -> str:
@@ -62,6 +101,9 @@ def _change(plan: ChangePlan) -> list[str]:
         lines = [f"{verb} of {table.full_name} by primary key ({_key(table)})"]
         return lines if plan.where is None else [*lines, "filter: the rest of the WHERE"]
     how = "every row" if plan.where is None else "a compiled filter"
+    if plan.path is not None:
+        lines = [f"{verb} of {table.full_name} {_path(plan.path)}"]
+        return lines if plan.where is None else [*lines, "filter: the rest of the WHERE"]
     return [f"{verb} by scan of {table.full_name} with {how}"]
 
 
@@ -71,7 +113,10 @@ def _engine(scan: ScanSelect) -> list[str]:
     for source in scan.tables:
         columns = ", ".join(column.name for column in source.columns)
         prefix = "all users' " if source.all_users else ""
-        lines.append(f"scan of {prefix}{source.table.full_name} as {source.alias}: {columns}")
+        how = "scan" if source.path is None else "read"
+        by = "" if source.path is None else f" {_path(source.path)}"
+        name = source.table.full_name
+        lines.append(f"{how} of {prefix}{name}{by} as {source.alias}: {columns}")
     return lines
 
 

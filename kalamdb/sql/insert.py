@@ -286,7 +286,7 @@ def _conflict(syntax: InsertSyntax, table: TableDef) -> Callable[[Env], Conflict
 
 def _conflict_target(found: ConflictSyntax, table: TableDef) -> tuple[int | None, bool]:
     if found.constraint is not None:
-        for unique in table.uniques:
+        for unique in table.ready_uniques:
             if unique.name == found.constraint:
                 return unique.id, False
         if found.constraint == f"{table.name}_pkey" and not table.has_hidden_key:
@@ -302,7 +302,7 @@ def _conflict_target(found: ConflictSyntax, table: TableDef) -> tuple[int | None
         ids.append(column.id)
     if set(ids) == set(table.primary_key):
         return None, False
-    for unique in table.uniques:
+    for unique in table.ready_uniques:
         if set(ids) == set(unique.columns):
             return unique.id, False
     raise InvalidStatement(

@@ -11,7 +11,7 @@ import orjson
 
 from kalamdb.errors import InvalidParameter, TypeMismatch, ValueOutOfRange
 from kalamdb.model.types import ColumnType, Kind
-from kalamdb.model.values import parser
+from kalamdb.model.values import encoder, parser
 from kalamdb.sql.operands import INTEGERS, comparable
 
 _BIGINT = 1 << 63
@@ -110,7 +110,11 @@ def _stored(value: Any, kind: Kind) -> str:
     match kind:
         case Kind.BOOLEAN:
             return "TRUE" if value else "FALSE"
-        case Kind.UUID | Kind.BYTES:
+        case Kind.UUID:
+            encode = encoder(ColumnType(kind))
+            assert encode is not None
+            return text_literal(encode(value))  # the engine sees UUIDs as text
+        case Kind.BYTES:
             return f"X'{value.hex()}'"
         case Kind.TIMESTAMP:
             return f"arrow_cast({value}, 'Timestamp(Microsecond, None)')"

@@ -164,9 +164,14 @@ def comparable(column_type: ColumnType, value: Any) -> tuple[Any, Convert | None
         return parser(column_type, "")(value), None
     if kind in TEXTS:
         return parser(TEXT, "")(value), None
-    if kind is Kind.EMBEDDING:
-        raise NotCompilable("comparing EMBEDDING")
+    check_comparable(column_type)
     return parser(column_type, "")(value), None
+
+
+def check_comparable(column_type: ColumnType) -> None:
+    """Refuse to compile what has no comparison, before a parameter's value is there."""
+    if column_type.kind is Kind.EMBEDDING:
+        raise NotCompilable("comparing EMBEDDING")
 
 
 def check_literal(column_type: ColumnType, value: Any) -> None:

@@ -18,6 +18,7 @@ from kalamdb.sql.operands import (
     FLOATS,
     INTEGERS,
     Convert,
+    check_comparable,
     check_literal,
     common,
     comparable,
@@ -109,6 +110,8 @@ def compare_literal(op: str, left: Compiled, operand: Constant | Param) -> Compi
     if isinstance(operand, Constant):
         check_literal(column_type, operand.value)
         prepared = comparable(column_type, operand.value)
+    else:
+        check_comparable(column_type)
 
     def at(env: Env) -> Function:
         if prepared is None:

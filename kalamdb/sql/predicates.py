@@ -18,6 +18,7 @@ from kalamdb.sql.logic import boolean_of, connect, construct, invert, only
 from kalamdb.sql.operands import (
     INTEGERS,
     TEXTS,
+    check_comparable,
     check_literal,
     comparable,
     literal,
@@ -132,6 +133,8 @@ def _in_literals(left: Compiled, operands: Sequence[Constant | Param]) -> Compil
         if isinstance(operand, Constant):
             check_literal(column_type, operand.value)
             fixed.append(comparable(column_type, operand.value))
+        else:
+            check_comparable(column_type)
     indices = [operand.index for operand in operands if isinstance(operand, Param)]
 
     def at(env: Env) -> Function:

@@ -42,7 +42,7 @@ def column_output(table: TableDef, column: Column, name: str | None = None) -> O
     if not column.nullable:
         flags.append("nn")
     alone = (column.id,)
-    if alone == table.primary_key or any(unique.columns == alone for unique in table.uniques):
+    if alone == table.primary_key or any(unique.columns == alone for unique in table.ready_uniques):
         flags.append("uq")
     return OutputColumn(name or column.name, column.type, tuple(flags))
 

@@ -16,6 +16,7 @@ from sqlglot import exp
 from kalamdb.errors import InvalidStatement, SyntaxInvalid, Unsupported
 from kalamdb.sql.reader import ALL_USERS
 from kalamdb.sql.statement import TableName
+from kalamdb.sql.virtual import VIRTUAL_NAMESPACES
 
 _SELECTABLE = "with_ order limit offset"
 _KNOWN: dict[type[Any], frozenset[str]] = {
@@ -41,6 +42,7 @@ _KNOWN: dict[type[Any], frozenset[str]] = {
         exp.Window: "this partition_by order spec alias over first",
         exp.Where: "this",
         exp.Having: "this",
+        exp.Between: "this low high",
     }.items()
 }
 _SHOWN = {
@@ -67,6 +69,7 @@ _SHOWN = {
     "search": "SEARCH",
     "cycle": "CYCLE",
     "all": "GROUP BY ALL",
+    "symmetric": "BETWEEN SYMMETRIC",
 }
 _REFUSED: dict[type[Any], tuple[str, str | None]] = {
     exp.Command: ("this statement", None),
@@ -86,10 +89,21 @@ _REFUSED: dict[type[Any], tuple[str, str | None]] = {
     exp.Merge: ("MERGE", "write INSERT … ON CONFLICT"),
     exp.Create: ("CREATE inside a query", None),
     exp.Lambda: ("lambda expressions", None),
+    exp.BitwiseLeftShift: ("the operator <<", "multiply by a power of two"),
+    exp.BitwiseRightShift: ("the operator >>", "divide by a power of two"),
+    exp.BitwiseNot: ("the operator ~", "write -x - 1"),
+    exp.SimilarTo: ("SIMILAR TO", "write LIKE, or ~ with a regular expression"),
+    exp.Collate: ("COLLATE", "texts are compared by code points"),
+    exp.JSONExtract: ("the operator ->", "read the JSON in your program"),
+    exp.JSONExtractScalar: ("the operator ->>", "read the JSON in your program"),
 }
+_ANY_NAME = exp.Identifier(this="")
+_COMPARISONS = {
+    exp.EQ, exp.NEQ, exp.LT, exp.LTE, exp.GT, exp.GTE, exp.NullSafeEQ, exp.NullSafeNEQ
+}  # fmt: skip
+_BITWISE = {exp.BitwiseAnd, exp.BitwiseOr, exp.BitwiseXor}
 _JOIN_SIDES = {"", "LEFT", "RIGHT", "FULL"}
 _JOIN_KINDS = {"", "INNER", "OUTER", "CROSS", "SEMI", "ANTI"}
-_SYSTEM = {"system", "information_schema", "pg_catalog"}
 
 
 def check_shape(tree: exp.Expr) -> None:
@@ -106,6 +120,13 @@ def _check_node(node: Any) -> None:
     refused = _REFUSED.get(kind)
     if refused is not None:
         raise Unsupported(*refused)
+    alias = node.args.get("alias") if kind is exp.Alias else _ANY_NAME
+    if kind in _COMPARISONS or kind in _BITWISE:
+        _check_binding(node)
+    if kind is exp.TableAlias:
+        alias = node.this or _ANY_NAME
+    if not isinstance(alias, exp.Identifier):
+        raise SyntaxInvalid("an alias is a name", None, None)
     known = _KNOWN.get(exp.SetOperation if isinstance(node, exp.SetOperation) else kind)
     if known is None:
         if isinstance(node, exp.DDL) and not isinstance(node, exp.Query):
@@ -122,10 +143,18 @@ def _check_node(node: Any) -> None:
             _check_source(node.this)
         case exp.Table():
             _check_source(node)
-        case exp.Alias() if not isinstance(node.args.get("alias"), exp.Identifier):
-            raise SyntaxInvalid("an alias is a name", None, None)
         case _:
             pass
+
+
+def _check_binding(node: Any) -> None:
+    """Operators in a row that PostgreSQL and the engine put together differently."""
+    kind = type(node)
+    for inner in (node.this, node.expression):
+        if kind in _COMPARISONS and type(inner) in _COMPARISONS:
+            raise SyntaxInvalid("comparisons in a row: put one in parentheses", None, None)
+        if kind in _BITWISE and type(inner) in _BITWISE and type(inner) is not kind:
+            raise Unsupported("& and | in a row", "put one in parentheses")
 
 
 def _check_join(join: Any) -> None:
@@ -151,9 +180,7 @@ def _check_source(source: Any) -> None:
 
 
 def table_name(node: Any) -> TableName:
-    """The name of a base table. Raises Unsupported for three parts other than all_users, for system
-    tables.
-    """
+    """The name of a base table. Raises Unsupported for three parts other than all_users."""
     name = node.name.lower()
     namespace = node.text("db").lower() or None
     catalog = node.text("catalog").lower()
@@ -164,8 +191,8 @@ def table_name(node: Any) -> TableName:
         )
     if namespace == ALL_USERS:
         raise InvalidStatement(f"name the namespace as well: {ALL_USERS}.namespace.{name}")
-    if namespace in _SYSTEM:
-        raise Unsupported(f"table {namespace}.{name}", "SHOW TABLES and DESCRIBE describe tables")
+    if catalog and namespace in VIRTUAL_NAMESPACES:
+        raise InvalidStatement(f"{namespace}.{name} has no tenants: name it without {ALL_USERS}")
     if not name:
         raise SyntaxInvalid("a table name is empty", None, None)
     return TableName(namespace, name, all_users=bool(catalog))

@@ -49,7 +49,16 @@ class Splice:
     piece: Piece
 
 
-Splices = dict[int, Splice]
+class Splices(dict[int, Splice]):
+    """By the offset they begin at. `after`: what follows the token that begins at an offset, with
+    the offset of what it belongs to.
+    """
+
+    __slots__ = ("after",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.after: dict[int, tuple[int, str]] = {}
 
 
 def add(splices: Splices, start: int, end: int, piece: Piece) -> None:
@@ -92,12 +101,22 @@ def text_of(
 ) -> Text:
     """The tokens as text. `kept_names`: quoted names of the query's own, which keep their case."""
     pieces: list[Piece] = []
-    at = 0
-    while at < len(tokens):
+    after = splices.after if isinstance(splices, Splices) else {}
+    at = followed = 0
+    inside = range(0)  # offsets a splice stands for: what belongs to them is in its piece
+    while True:
+        while followed < at and after:
+            owner, following = after.get(tokens[followed].start, (-1, ""))
+            if owner >= 0 and not inside.start < owner < inside.stop:
+                pieces.append(following)
+            followed += 1
+        if at >= len(tokens):
+            break
         token = tokens[at]
         splice = splices.get(token.start)
         if splice is not None:
             pieces.append(splice.piece)
+            inside = range(splice.start, splice.end + 1)
             while at < len(tokens) and tokens[at].start <= splice.end:
                 at += 1
             continue

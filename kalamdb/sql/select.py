@@ -1,9 +1,12 @@
 # pyright: basic
-"""SELECT bound to its tables: by key when the whole primary key is given, else by the engine."""
+"""SELECT bound to its tables: by key when the whole primary key is given, by ranges of a key or an
+index when one finds the rows, else by the engine.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sqlglot import exp
@@ -11,31 +14,70 @@ from sqlglot.tokenizer_core import Token
 
 from kalamdb.model.catalog import CatalogView
 from kalamdb.model.table import TableDef
-from kalamdb.sql.bound import Env, PointSelect, Predicate, ScanSelect
+from kalamdb.model.types import Kind
+from kalamdb.sql.access_path import find_path
+from kalamdb.sql.bound import Env, PointSelect, Predicate, RangeSelect, ScanSelect
 from kalamdb.sql.change import condition
-from kalamdb.sql.engine_query import scan_select, select_list
+from kalamdb.sql.engine_query import scan_select
 from kalamdb.sql.expression import compile_condition
-from kalamdb.sql.operands import literal
+from kalamdb.sql.operands import INTEGERS, literal
+from kalamdb.sql.output_names import select_list
 from kalamdb.sql.point_key import conjuncts, point_keys
 from kalamdb.sql.projection import Projected, item, project
-from kalamdb.sql.query_shape import table_name
+from kalamdb.sql.query_shape import base_tables, table_name
+from kalamdb.sql.range_select import CLAUSES, range_select
 from kalamdb.sql.scope import NotCompilable, TableScope
 from kalamdb.sql.syntax import Constant, Fragment, QuerySyntax
+from kalamdb.sql.virtual import VIRTUAL_NAMESPACES
 
+_SURE = INTEGERS | {Kind.TEXT, Kind.UUID, Kind.BOOLEAN, Kind.DECIMAL}
+_SOURCE_ARGS = frozenset(("this", "db", "catalog", "alias", "joins"))
 _POINT_ARGS = frozenset(("expressions", "from_", "where", "limit"))
 
 
 def bind_select(
     syntax: QuerySyntax, catalog: CatalogView, namespace: str
-) -> PointSelect | ScanSelect:
+) -> PointSelect | RangeSelect | ScanSelect:
     """Raises UnknownTable, UnknownNamespace, UnknownColumn, TypeMismatch, Unsupported."""
-    try:
-        found = _point(syntax, catalog, namespace)
-    except NotCompilable:
-        found = None
-    if found is not None:
+    for bind in (_point, _ranged):
+        try:
+            found = bind(syntax, catalog, namespace)
+        except NotCompilable:
+            continue
+        if found is not None:
+            return found
+    found = scan_select(syntax.query, catalog, namespace, syntax.parameters)
+    return _narrowed(found, syntax, catalog, namespace)
+
+
+def _narrowed(
+    found: ScanSelect, syntax: QuerySyntax, catalog: CatalogView, namespace: str
+) -> ScanSelect:
+    """With a path to the rows that matter, for a query that names one table, once.
+
+    The engine evaluates the whole WHERE over them, so it is enough that the path leaves no row out
+    that the engine would take: equalities of kinds whose key bytes and the engine agree on.
+    """
+    tree: Any = syntax.query.tree
+    where = tree.args.get("where")
+    if where is None or tree.args.get("with_") is not None:
+        return found  # with a WITH, what FROM names may be no stored table
+    if len(found.tables) != 1 or len(list(base_tables(tree))) != 1:
         return found
-    return scan_select(syntax.query, catalog, namespace, syntax.parameters)
+    single = single_table(tree, catalog, namespace)
+    if single is None or single[0] is not found.tables[0].table:
+        return found
+    try:
+        ranged = find_path(conjuncts(where.this), single[1], syntax.parameters, (), limited=False)
+    except NotCompilable:
+        return found
+    if ranged is None:
+        return found
+    path = ranged.path
+    given = path.columns[: path.fixed + path.bounded]
+    if not path.fixed or any(column.type.kind not in _SURE for column in given):
+        return found
+    return replace(found, tables=(replace(found.tables[0], path=path),))
 
 
 def single_table(
@@ -50,11 +92,14 @@ def single_table(
     source = None if clause is None else clause.this
     if not isinstance(source, exp.Table) or tree.args.get("joins") or source.args.get("joins"):
         return None
+    if other_clauses(source, _SOURCE_ARGS):
+        return None  # FOR SYSTEM_TIME, say
     alias = source.args.get("alias")
     if alias is not None and alias.args.get("columns"):
         return None
     name = table_name(source)
-    if name.all_users:
+    home = name.namespace or namespace
+    if name.all_users or home in VIRTUAL_NAMESPACES or (home, name.name) in catalog.views:
         return None
     table = catalog.table(name.namespace or namespace, name.name)
     return table, TableScope(table, source.alias.lower() or None)
@@ -94,6 +139,23 @@ def _point(syntax: QuerySyntax, catalog: CatalogView, namespace: str) -> PointSe
     return PointSelect(table, output, keys, project(items), predicate)
 
 
+def _ranged(syntax: QuerySyntax, catalog: CatalogView, namespace: str) -> RangeSelect | None:
+    tree: Any = syntax.query.tree
+    if tree.args.get("where") is None and tree.args.get("limit") is None:
+        return None
+    if not isinstance(tree, exp.Select) or other_clauses(tree, CLAUSES):
+        return None
+    found = single_table(tree, catalog, namespace)
+    if found is None:
+        return None
+    scope = found[1]
+
+    def otherwise() -> ScanSelect:
+        return scan_select(syntax.query, catalog, namespace, syntax.parameters)
+
+    return range_select(syntax, scope, select_items(syntax.query, scope), otherwise)
+
+
 def _limit_is_idle(tree: Any, conditions: Sequence[Any]) -> bool:
     """A LIMIT of 1 or more changes nothing where at most one row is found."""
     limit = tree.args.get("limit")
@@ -102,14 +164,14 @@ def _limit_is_idle(tree: Any, conditions: Sequence[Any]) -> bool:
     operand = literal(limit.expression)
     if not isinstance(operand, Constant) or type(operand.value) is not int or operand.value < 1:
         return False
-    return not any(isinstance(one, exp.In) for one in conditions)
+    return not any(isinstance(one, exp.In) or one.find(exp.Any) is not None for one in conditions)
 
 
 def select_items(query: Fragment, scope: TableScope) -> list[Projected]:
     """The SELECT list over one table. Raises NotCompilable, UnknownColumn."""
     tree: Any = query.tree
     ranges = select_list(query.tokens)
-    if len(ranges) != len(tree.expressions):
+    if len(ranges) != len(tree.expressions) or not all(ranges):
         raise NotCompilable("this SELECT list")
     found: list[Projected] = []
     for node, tokens in zip(tree.expressions, ranges, strict=True):

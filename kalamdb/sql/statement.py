@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
+from kalamdb.model.catalog import Identity
 from kalamdb.model.principal import Role
 
 Tree = Any  # a sqlglot expression
@@ -82,20 +84,84 @@ class CreateTable:
 
 
 @dataclass(frozen=True, slots=True)
-class DropTable:
+class AlterTable:
+    """`changes` are `alter_table.TableChange`s; `sql.alter.altered_table` gives their meaning."""
+
     table: TableName
+    if_exists: bool
+    changes: tuple[Tree, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CreateIndex:
+    """`name` None: made from the table's and the columns' names."""
+
+    table: TableName
+    name: str | None
+    columns: tuple[str, ...]
+    unique: bool
+    if_not_exists: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DropIndex:
+    """The index `name` of a namespace (None: the table's, or the session's), or of `table`."""
+
+    name: str
+    namespace: str | None
+    table: TableName | None
     if_exists: bool
 
 
 @dataclass(frozen=True, slots=True)
+class DropTable:
+    table: TableName
+    if_exists: bool
+    cascade: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CreateView:
+    """`columns` are the names given in parentheses; `query` is the text of its SELECT, `found` the
+    columns it gives, once the session has found out.
+    """
+
+    view: TableName
+    or_replace: bool
+    columns: tuple[str, ...]
+    query: str
+    select: Select
+    found: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DropView:
+    view: TableName
+    if_exists: bool
+    cascade: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AlterNamespace:
+    """Options to merge into those there are; None takes one out."""
+
+    name: str
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class CreateUser:
-    """`password` None: INTERNAL (cannot sign in by password)."""
+    """`password` None: INTERNAL (cannot sign in by password), or OIDC with an `identity`.
+    `reuse_data` takes the name of a dropped user with the rows that are kept under it.
+    """
 
     name: str
     password: str | None
     role: Role
     email: str | None
     if_not_exists: bool = False
+    identity: Identity | None = None
+    reuse_data: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +203,21 @@ class ShowTables:
 
 @dataclass(frozen=True, slots=True)
 class DescribeTable:
+    """`history`: all versions of its columns that are kept."""
+
+    table: TableName
+    history: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ShowCreate:
+    """SHOW CREATE TABLE or VIEW."""
+
+    table: TableName
+
+
+@dataclass(frozen=True, slots=True)
+class ShowStats:
     table: TableName
 
 
@@ -157,6 +238,94 @@ class SubscribeTo:
     options: Mapping[str, int]
 
 
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """Every level there is gives snapshot isolation."""
+
+    read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SetTransaction:
+    """Of the running transaction, before its first statement. None: as it is."""
+
+    read_only: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Rollback:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Savepoint:
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseSavepoint:
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class RollbackTo:
+    """Back to a savepoint, which stays."""
+
+    name: str
+
+
+class Ongoing(Enum):
+    """What goes on and can be listed and ended; the value is what KILL calls it."""
+
+    QUERY = "QUERY"
+    LIVE_QUERY = "LIVE QUERY"
+    TRANSACTION = "TRANSACTION"
+    CONNECTION = "CONNECTION"
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    kind: Ongoing
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShowOngoing:
+    """SHOW QUERIES, LIVE QUERIES, TRANSACTIONS, CONNECTIONS."""
+
+    kind: Ongoing
+
+
+@dataclass(frozen=True, slots=True)
+class ShowUsers:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class ShowIndexes:
+    """Of one table, or of all that the session may read."""
+
+    table: TableName | None
+
+
+@dataclass(frozen=True, slots=True)
+class ShowSettings:
+    """SHOW ALL, or SHOW of one setting."""
+
+    name: str | None
+
+
+ShowStatement = ShowOngoing | ShowUsers | ShowIndexes | ShowSettings
+
+TransactionStatement = (
+    Begin | SetTransaction | Commit | Rollback | Savepoint | ReleaseSavepoint | RollbackTo
+)
+
 Statement = (
     Select
     | Insert
@@ -166,7 +335,13 @@ Statement = (
     | DropNamespace
     | UseNamespace
     | CreateTable
+    | AlterTable
     | DropTable
+    | CreateIndex
+    | DropIndex
+    | CreateView
+    | DropView
+    | AlterNamespace
     | CreateUser
     | AlterUser
     | DropUser
@@ -175,6 +350,11 @@ Statement = (
     | ShowNamespaces
     | ShowTables
     | DescribeTable
+    | ShowCreate
+    | ShowStats
     | SetOption
     | SubscribeTo
+    | Kill
+    | ShowStatement
+    | TransactionStatement
 )

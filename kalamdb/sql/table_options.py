@@ -1,10 +1,12 @@
 # pyright: basic
-"""WITH (…) of CREATE TABLE: which options a kind of table has, and what their values may be."""
+"""WITH (…) of CREATE TABLE and SET (…) of ALTER TABLE: which options a kind of table has, and what
+their values may be.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -25,19 +27,26 @@ def read_options(syntax: TableSyntax) -> tuple[TableKind, TableOptions]:
     """The kind of table and its options. Raises InvalidDefinition, Unsupported."""
     given = dict(syntax.options)
     kind = _kind(syntax.kind, given.pop("TYPE", None))
-    options = TableOptions()
+    options = changed_options(kind, TableOptions(), given)
+    if kind is TableKind.STREAM and options.ttl_s is None:
+        raise InvalidDefinition("a STREAM table needs WITH (TTL_SECONDS = n)")
+    return kind, options
+
+
+def changed_options(
+    kind: TableKind, options: TableOptions, given: Mapping[str, Any]
+) -> TableOptions:
+    """`options` with those given. Raises InvalidDefinition, Unsupported."""
     for key, value in given.items():
-        option = _OPTIONS.get(key)
+        option = OPTIONS.get(key)
         if option is None:
-            known = ", ".join(sorted(_OPTIONS))
+            known = ", ".join(sorted(OPTIONS))
             raise InvalidDefinition(f"option {key} is unknown; there are TYPE, {known}")
         kinds, read = option
         if kind not in kinds:
             raise InvalidDefinition(f"option {key} is not for {kind.name} tables")
         options = replace(options, **read(key, value))
-    if kind is TableKind.STREAM and options.ttl_s is None:
-        raise InvalidDefinition("a STREAM table needs WITH (TTL_SECONDS = n)")
-    return kind, options
+    return options
 
 
 def _kind(word: TableKind | None, option: Any) -> TableKind:
@@ -114,7 +123,7 @@ def _history(key: str, value: Any) -> dict[str, Any]:
 
 
 def _history_hours(key: str, value: Any) -> dict[str, Any]:
-    return {"history_retention_h": _whole(key, value, 1, HISTORY_MAX_H)}
+    return {"history_retention_h": None if value is None else _whole(key, value, 1, HISTORY_MAX_H)}
 
 
 def _eviction(key: str, value: Any) -> dict[str, Any]:
@@ -135,7 +144,7 @@ def _deleted_retention(key: str, value: Any) -> dict[str, Any]:
 
 _ALL = frozenset(TableKind)
 _STREAM = frozenset((TableKind.STREAM,))
-_OPTIONS: dict[str, tuple[frozenset[TableKind], Callable[[str, Any], dict[str, Any]]]] = {
+OPTIONS: dict[str, tuple[frozenset[TableKind], Callable[[str, Any], dict[str, Any]]]] = {
     "STORAGE_ID": (_ROWS_KINDS, _storage),
     "USE_USER_STORAGE": (frozenset((TableKind.USER,)), _user_storage),
     "FLUSH_POLICY": (_ROWS_KINDS, _flush),

@@ -10,19 +10,11 @@ from collections.abc import Mapping
 from kalamdb.errors import Unsupported
 from kalamdb.sql.reader import Reader
 
-_ONE_BY_ONE = "each statement is atomic by itself; one INSERT takes many rows"
+_SNAPSHOTS = "every transaction is snapshot isolation"
 _NO_FLUSH = "rows stay in the hot store"
 _NO_TOPICS = "subscribe to a table instead"
 
 STATEMENTS: Mapping[str, str] = {
-    "BEGIN": _ONE_BY_ONE,
-    "START": _ONE_BY_ONE,
-    "COMMIT": _ONE_BY_ONE,
-    "END": _ONE_BY_ONE,
-    "ROLLBACK": _ONE_BY_ONE,
-    "ABORT": _ONE_BY_ONE,
-    "SAVEPOINT": _ONE_BY_ONE,
-    "RELEASE": _ONE_BY_ONE,
     "TRUNCATE": "write DELETE FROM table WHERE true",
     "MERGE": "write INSERT … ON CONFLICT … DO UPDATE",
     "REPLACE": "write INSERT … ON CONFLICT … DO UPDATE",
@@ -37,7 +29,6 @@ STATEMENTS: Mapping[str, str] = {
     "CONSUME": _NO_TOPICS,
     "ACK": _NO_TOPICS,
     "CLUSTER": "this server is one node",
-    "KILL": "a query ends with its time limit or its connection",
     "GRANT": "rights follow from the user's role and the table's ACCESS_LEVEL",
     "REVOKE": "rights follow from the user's role and the table's ACCESS_LEVEL",
     "ANALYZE": "there are no statistics to gather",
@@ -55,7 +46,7 @@ STATEMENTS: Mapping[str, str] = {
     "NOTIFY": "subscribe to a table instead",
     "UNLISTEN": "subscribe to a table instead",
     "UNSUBSCRIBE": "end the subscription on its WebSocket",
-    "LOCK": "single statements are atomic; there are no locks",
+    "LOCK": "there are no locks; COMMIT fails when another write came between",
     "COMMENT": "tables have no comments",
     "RESET": "SET holds for one request",
     "DISCARD": "requests keep no state",
@@ -72,17 +63,13 @@ STATEMENTS: Mapping[str, str] = {
     "RENAME": "create a new table and INSERT … SELECT",
 }
 
-_NO_INDEX = "rows are found by primary key; other conditions scan the tenant's rows"
-_NO_VIEW = "put the query into a WITH clause"
+_NO_VECTORS = "order by the distance; it looks at every vector"
+_NO_VIEW = "write CREATE VIEW: it is read anew each time"
 _NAMESPACE = "schemas are namespaces: write NAMESPACE"
 
 CREATES: Mapping[str, str] = {
-    "INDEX": _NO_INDEX,
-    "UNIQUE": _NO_INDEX,
-    "VECTOR": _NO_INDEX,
-    "VIEW": _NO_VIEW,
+    "VECTOR": _NO_VECTORS,
     "MATERIALIZED": _NO_VIEW,
-    "OR": "drop it first, then create it",
     "TEMP": "every table is permanent; a STREAM table forgets by TTL_SECONDS",
     "TEMPORARY": "every table is permanent; a STREAM table forgets by TTL_SECONDS",
     "UNLOGGED": "every table is permanent; a STREAM table forgets by TTL_SECONDS",
@@ -123,15 +110,12 @@ CREATES: Mapping[str, str] = {
 DROPS: Mapping[str, str] = CREATES
 
 ALTERS: Mapping[str, str] = {
-    "TABLE": "create a new table and INSERT … SELECT",
-    "NAMESPACE": "drop it and create it again",
-    "SCHEMA": _NAMESPACE,
     "DATABASE": _NAMESPACE,
     "STORAGE": "there is one storage, local",
     "ROLE": "write ALTER USER name SET ROLE role",
     "TOPIC": _NO_TOPICS,
-    "VIEW": _NO_VIEW,
-    "INDEX": _NO_INDEX,
+    "VIEW": "write CREATE OR REPLACE VIEW",
+    "INDEX": "drop it and create another",
     "TYPE": "",
     "SEQUENCE": "",
     "SYSTEM": "settings are in the configuration file",
@@ -143,33 +127,24 @@ ALTERS: Mapping[str, str] = {
 
 SHOWS: Mapping[str, str] = {
     "STORAGES": "there is one storage, local",
-    "STATS": "the server's metrics are at /metrics",
     "MANIFEST": _NO_FLUSH,
     "EXPORT": "SELECT the rows",
-    "COLUMNS": "write DESCRIBE table",
-    "CREATE": "write DESCRIBE table",
-    "INDEXES": "write DESCRIBE table",
-    "INDEX": "write DESCRIBE table",
-    "ALL": "settings are in the configuration file",
     "FUNCTIONS": "see the list of functions in the SQL reference",
-    "USERS": "",
     "GRANTS": "rights follow from the user's role and the table's ACCESS_LEVEL",
     "VARIABLES": "settings are in the configuration file",
     "SEARCH_PATH": "the namespace is a field of the request",
     "SERVER_VERSION": "GET /v1/api/healthcheck names the version",
-    "TRANSACTION": _ONE_BY_ONE,
+    "TRANSACTION": _SNAPSHOTS,
     "TIME": "times are UTC",
     "TIMEZONE": "times are UTC",
     "TOPICS": _NO_TOPICS,
-    "LIVE": "the server's metrics are at /metrics",
     "JOBS": "",
 }
 
-_PAIRS = {("UNIQUE", "INDEX"), ("OR", "REPLACE")}
+_PAIRS = {("VECTOR", "INDEX"), ("OR", "REPLACE")}
 _FIRST_OF_TWO = {
     "STORAGE",
     "CLUSTER",
-    "KILL",
     "BACKUP",
     "RESTORE",
     "START",

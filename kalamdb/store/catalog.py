@@ -4,6 +4,9 @@
     CATALOG | PLACEMENT            the slot → group table
     CATALOG | TABLE_ID             u64, the newest table id
     CATALOG | NAMESPACE | name     CATALOG | TABLE | u32 id     CATALOG | USER | name
+    CATALOG | REVISION | u32 id    the definition that is to replace the active one
+    CATALOG | VIEW | u32 id
+    CATALOG | TABLE_HISTORY | u32 id | u32 version              one that was replaced
 
 `fold` is pure: the applied view follows from applied effects, the view decisions rest on from
 decided ones.
@@ -13,12 +16,18 @@ Keeps: `default` is always there, is no record, and can be neither made nor drop
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
 from kalamdb.model import keys
-from kalamdb.model.catalog import DEFAULT_NAMESPACE, EMPTY_CATALOG, CatalogView, Namespace
+from kalamdb.model.catalog import (
+    DEFAULT_NAMESPACE,
+    EMPTY_CATALOG,
+    CatalogView,
+    Namespace,
+    User,
+)
 from kalamdb.model.command import Effect
 from kalamdb.model.ids import TableId
 from kalamdb.store.catalog_codec import (
@@ -28,6 +37,7 @@ from kalamdb.store.catalog_codec import (
     decode_placement,
     decode_table,
     decode_user,
+    decode_view,
 )
 from kalamdb.store.kv import KeyReader, prefix_end
 
@@ -73,6 +83,18 @@ def table_key(table: TableId) -> bytes:
     return keys.catalog(RecordKind.TABLE, keys.U32.pack(table))
 
 
+def revision_key(table: TableId) -> bytes:
+    return keys.catalog(RecordKind.REVISION, keys.U32.pack(table))
+
+
+def history_key(table: TableId, version: int) -> bytes:
+    return keys.catalog(RecordKind.TABLE_HISTORY, keys.U32.pack(table) + keys.U32.pack(version))
+
+
+def view_key(view: TableId) -> bytes:
+    return keys.catalog(RecordKind.VIEW, keys.U32.pack(view))
+
+
 def load(reader: KeyReader) -> CatalogView:
     """The catalog a group 0 store holds."""
     prefix = bytes([keys.Family.CATALOG])
@@ -83,7 +105,10 @@ def fold(view: CatalogView, effects: Iterable[Effect]) -> CatalogView:
     """The view after `effects`; the very same object when none of them is a catalog record."""
     version, placement = view.version, view.placement
     namespaces, users = dict(view.namespaces), dict(view.users)
+    dropped = dict(view.dropped_users)
     active, pending = dict(view.tables_by_id), dict(view.pending)
+    history = dict(view.history)
+    views = {found.id: found for found in view.views.values()}
     touched = False
     for key, value in effects:
         if key[0] != keys.Family.CATALOG:
@@ -100,7 +125,7 @@ def fold(view: CatalogView, effects: Iterable[Effect]) -> CatalogView:
             case RecordKind.NAMESPACE:
                 _put(namespaces, _name(name), value, decode_namespace)
             case RecordKind.USER:
-                _put(users, _name(name), value, decode_user)
+                _put_user(users, dropped, _name(name), value)
             case RecordKind.TABLE:
                 table = TableId(keys.U32.unpack(name)[0])
                 active.pop(table, None)
@@ -108,10 +133,34 @@ def fold(view: CatalogView, effects: Iterable[Effect]) -> CatalogView:
                 if value is not None:
                     definition, state = decode_table(value)
                     (active if state is TableState.ACTIVE else pending)[table] = definition
+            case RecordKind.REVISION:
+                table = TableId(keys.U32.unpack(name)[0])
+                if value is None:
+                    pending.pop(table, None)
+                else:
+                    pending[table] = decode_table(value)[0]
+            case RecordKind.TABLE_HISTORY:
+                _put_replaced(history, name, value)
+            case RecordKind.VIEW:
+                view_id = TableId(keys.U32.unpack(name)[0])
+                views.pop(view_id, None)
+                if value is not None:
+                    views[view_id] = decode_view(value)
     if not touched:
         return view
     by_name = {(table.namespace, table.name): table for table in active.values()}
-    return CatalogView(version, namespaces, by_name, active, pending, users, placement)
+    return CatalogView(
+        version,
+        namespaces,
+        by_name,
+        active,
+        pending,
+        users,
+        placement,
+        dropped_users=dropped,
+        views={(found.namespace, found.name): found for found in views.values()},
+        history=history,
+    )
 
 
 def _name(raw: bytes) -> str:
@@ -125,3 +174,26 @@ def _put(
         found.pop(name, None)
     else:
         found[name] = decode(value)
+
+
+def _put_replaced(
+    history: dict[TableId, Mapping[int, bytes]], name: bytes, value: bytes | None
+) -> None:
+    table, version = TableId(keys.U32.unpack_from(name)[0]), keys.U32.unpack_from(name, 4)[0]
+    versions = dict(history.pop(table, {}))
+    versions.pop(version, None)
+    if value is not None:
+        versions[version] = value
+    if versions:
+        history[table] = versions
+
+
+def _put_user(
+    users: dict[str, User], dropped: dict[str, User], name: str, value: bytes | None
+) -> None:
+    """A name has one record: of a user, or of one that was dropped."""
+    users.pop(name, None)
+    dropped.pop(name, None)
+    if value is not None:
+        user = decode_user(value)
+        (users if user.dropped_ms is None else dropped)[name] = user

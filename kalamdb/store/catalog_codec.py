@@ -12,7 +12,7 @@ from enum import IntEnum
 from typing import Any
 
 from kalamdb.model import codec
-from kalamdb.model.catalog import Identity, Namespace, Placement, User
+from kalamdb.model.catalog import Identity, Namespace, Placement, User, ViewDef
 from kalamdb.model.ids import GroupId, Slot, TableId
 from kalamdb.model.principal import Role
 from kalamdb.model.table import (
@@ -45,6 +45,9 @@ class RecordKind(IntEnum):
     NAMESPACE = 4
     TABLE = 5
     USER = 6
+    REVISION = 7  # of an active table: the definition that is to replace it
+    TABLE_HISTORY = 8  # a definition that was replaced, by table and version
+    VIEW = 9
 
 
 class TableState(IntEnum):
@@ -73,6 +76,15 @@ class Fence:
 
     table: TableDef
     state: FenceState
+
+
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """A definition that was in force from `since_ms` until `until_ms`."""
+
+    table: TableDef
+    since_ms: int
+    until_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +235,53 @@ def encode_table(table: TableDef, state: TableState) -> bytes:
 def decode_table(raw: bytes) -> tuple[TableDef, TableState]:
     state, table = _fields(raw, "table", TABLE_VERSION)
     return _table_in(table), TableState(state)
+
+
+def encode_replaced(replaced: Replaced) -> bytes:
+    version = _table_version(replaced.table)
+    table = _table_out(replaced.table, version)
+    return codec.pack([version, replaced.since_ms, replaced.until_ms, table])
+
+
+def decode_replaced(raw: bytes) -> Replaced:
+    since_ms, until_ms, table = _fields(raw, "table history", TABLE_VERSION)
+    return Replaced(_table_in(table), since_ms, until_ms)
+
+
+def encode_view(view: ViewDef) -> bytes:
+    return codec.pack(
+        [
+            VERSION,
+            view.id,
+            view.namespace,
+            view.name,
+            view.columns,
+            view.sql,
+            view.home,
+            sorted(view.tables.items()),
+            view.views,
+            view.version,
+            view.created_ms,
+        ]
+    )
+
+
+def decode_view(raw: bytes) -> ViewDef:
+    number, namespace, name, columns, sql, home, tables, views, version, created_ms = _fields(
+        raw, "view"
+    )
+    return ViewDef(
+        TableId(number),
+        namespace,
+        name,
+        tuple(columns),
+        sql,
+        home,
+        {TableId(table): young for table, young in tables},
+        tuple(map(TableId, views)),
+        version,
+        created_ms,
+    )
 
 
 def encode_fence(fence: Fence) -> bytes:

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from kalamdb.model.command import Effect
 from kalamdb.model.ids import GroupId, Seq
+from kalamdb.model.keys import prefix_end as prefix_end
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +94,3 @@ class GroupBuild(Protocol):
     def flip(self, mark: Mark) -> None:
         """Make it the group's current one, synced; the old becomes leftovers for `purge_old`."""
         ...
-
-
-def prefix_end(prefix: bytes) -> bytes:
-    """The smallest key above everything that begins with `prefix` (which holds a byte below FF)."""
-    stripped = prefix.rstrip(b"\xff")
-    return stripped[:-1] + bytes([stripped[-1] + 1])

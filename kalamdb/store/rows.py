@@ -28,7 +28,7 @@ _EXPIRY = keys.Family.EXPIRY
 class PartitionKeys:
     """Key prefixes of one (table, partition), equal to what `model.keys` builds one by one."""
 
-    __slots__ = ("chain", "history", "last", "partition", "row", "seq", "table")
+    __slots__ = ("_entries", "chain", "history", "last", "partition", "row", "seq", "table")
 
     def __init__(self, table: TableId, partition: Partition) -> None:
         self.table = table
@@ -38,6 +38,15 @@ class PartitionKeys:
         self.seq = keys.seq_prefix(table, partition)
         self.history = bytes([keys.Family.HISTORY]) + self.chain
         self.last = keys.last(table, partition)
+        self._entries: dict[tuple[int, int], bytes] = {}
+
+    def entries(self, family: keys.Family, index: int) -> bytes:
+        """What the partition's entries of one index (INDEX or UNIQUE) begin with."""
+        found = self._entries.get((family, index))
+        if found is None:
+            found = keys.entries(family, self.table, index, self.partition)
+            self._entries[family, index] = found
+        return found
 
     def history_key(self, pk: bytes, seq: Seq) -> bytes:
         return self.history + pk + _U64.pack(seq)
@@ -85,6 +94,21 @@ def scan_rows(
         if raw[1] & codec.TOMBSTONE or (hidden_upto and codec.row_seq(raw) <= hidden_upto):
             continue
         yield key[start:], raw
+
+
+def scan_table(
+    reader: KeyReader, table: TableId, hidden_upto: Seq
+) -> Iterator[tuple[Partition, bytes, bytes]]:
+    """(partition, primary key bytes, row bytes) of the visible rows of all partitions."""
+    start = keys.table_rows(table)
+    prefix, partition = b"\xff", Partition(b"")
+    for key, raw in reader.scan(start, prefix_end(start)):
+        if not key.startswith(prefix):
+            found, end = keys.split_terminated(key, len(start))
+            prefix, partition = key[:end], Partition(found)
+        if raw[1] & codec.TOMBSTONE or (hidden_upto and codec.row_seq(raw) <= hidden_upto):
+            continue
+        yield partition, key[len(prefix) :], raw
 
 
 def scan_rows_by_seq(

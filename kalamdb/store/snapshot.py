@@ -13,8 +13,9 @@ from collections.abc import Iterator
 
 from kalamdb.model.change import Change
 from kalamdb.model.ids import GroupId, Partition, Seq, seq_ms
+from kalamdb.model.key_range import KeyRange
 from kalamdb.model.table import TableDef
-from kalamdb.store import changes, rows
+from kalamdb.store import as_of, changes, indexes, rows
 from kalamdb.store.kv import GroupSnapshot
 from kalamdb.store.rows import PartitionKeys
 
@@ -49,6 +50,19 @@ class HotSnapshot:
         """(primary key bytes, row bytes) in key order."""
         return rows.scan_rows(self._reader, self._at(table, partition), self._hidden_upto(table))
 
+    def scan_table(self, table: TableDef) -> Iterator[tuple[Partition, bytes, bytes]]:
+        """(partition, primary key bytes, row bytes) of every partition this group has, in key
+        order.
+        """
+        return rows.scan_table(self._reader, table.id, self._hidden_upto(table))
+
+    def scan_range(
+        self, table: TableDef, partition: Partition, keys: KeyRange, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes | None]]:
+        """(primary key bytes, row bytes) of a range of the primary key or of an index."""
+        at, hidden_upto = self._at(table, partition), self._hidden_upto(table)
+        return indexes.scan_range(self._reader, at, keys, hidden_upto, reverse=reverse)
+
     def scan_by_seq(
         self, table: TableDef, partition: Partition, after: Seq, *, newest_first: bool = False
     ) -> Iterator[bytes]:
@@ -56,6 +70,26 @@ class HotSnapshot:
         first = max(after, self._hidden_upto(table))
         at = self._at(table, partition)
         return rows.scan_rows_by_seq(self._reader, at, first, newest_first=newest_first)
+
+    def scan_as_of(
+        self, table: TableDef, partition: Partition, then: Seq, wall_ms: int
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """(primary key bytes, row bytes) as they were at `then`, in key order.
+
+        `wall_ms` is when that was, for rows that expire. Raises CursorExpired at once.
+        """
+        at = self._at(table, partition)
+        as_of.check_as_of(self._reader, at, then, self.seq)
+        hidden_upto = rows.expired_upto(table, max(wall_ms, seq_ms(then)), self.group)
+        return as_of.scan_as_of(self._reader, at, then, hidden_upto)
+
+    def scan_table_as_of(
+        self, table: TableDef, then: Seq, wall_ms: int
+    ) -> Iterator[tuple[Partition, bytes, bytes]]:
+        """As `scan_as_of`, of every partition this group has. Raises CursorExpired at once."""
+        as_of.check_table_as_of(self._reader, then, self.seq)
+        hidden_upto = rows.expired_upto(table, max(wall_ms, seq_ms(then)), self.group)
+        return as_of.scan_table_as_of(self._reader, table.id, then, hidden_upto)
 
     def changes(
         self, table: TableDef, partition: Partition, after: Seq, upto: Seq
@@ -69,6 +103,9 @@ class HotSnapshot:
     def last_change(self, table: TableDef, partition: Partition) -> Seq:
         """Seq of the newest change of the chain, 0 for none."""
         return changes.last_change(self._reader, self._at(table, partition))
+
+    def holds_uncommitted(self, table: TableDef) -> bool:
+        return False
 
     def close(self) -> None:
         self._reader.close()

@@ -43,6 +43,8 @@ def family_cases() -> list[Case]:
         Case("seq", keys.seq(TABLE, ANN, SEQ), (ANN, keys.U64.pack(SEQ)), split_row),
         Case("history", keys.history(TABLE, ANN, PK, SEQ), TABLE, keys.table_of),
         Case("unique", keys.unique(TABLE, 3, ANN, PK), PK, lambda raw: raw[-len(PK) :]),
+        Case("index", keys.index(TABLE, 3, ANN, VALUES_KEY, PK), PK, index_pk),
+        Case("index entries", keys.index_entries(keys.Family.INDEX, TABLE, 3), 3, keys.index_of),
         Case(
             "change",
             keys.change(HOUR, TABLE, ANN, SEQ),
@@ -61,6 +63,8 @@ def family_cases() -> list[Case]:
         Case("catalog namespace", records.namespace_key("chat"), None, nothing),
         Case("catalog table", records.table_key(TABLE), None, nothing),
         Case("catalog user", records.user_key("ann\x00é"), None, nothing),
+        Case("audit", keys.audit(7), None, nothing),
+        Case("audit newest", keys.AUDIT_NEWEST, None, nothing),
         Case("partition keys row", PartitionKeys(TABLE, ANN).row, (ANN, b""), split_row),
         Case("partition keys change", PartitionKeys(TABLE, ANN).change_key(SEQ), None, nothing),
         Case("partition keys expiry", PartitionKeys(TABLE, ANN).expiry_key(SEQ), None, nothing),
@@ -68,6 +72,15 @@ def family_cases() -> list[Case]:
         Case("shared partition", SHARED, SHARED, same),
         Case("slots of names", slots(), slots(), same),
     ]
+
+
+VALUES_KEY = keys.encode_key([ColumnType(Kind.TEXT), ColumnType(Kind.INT)], ["a\x00b", None])
+
+
+def index_pk(raw: bytes) -> bytes:
+    """What follows the partition and two values."""
+    at = keys.split_terminated(raw, 7)[1]
+    return raw[keys.skip_values(raw, at, 2) :]
 
 
 def split_row(raw: bytes) -> tuple[Partition, bytes]:

@@ -8,7 +8,8 @@ from itertools import chain
 
 from cluster.raft.wal_format import RecordType
 from kalamdb.model import codec, keys
-from kalamdb.model.catalog import Namespace, Placement, User
+from kalamdb.model.audit import AuditEntry
+from kalamdb.model.catalog import Identity, Namespace, Placement, User, ViewDef
 from kalamdb.model.change import Op, Row
 from kalamdb.model.command import Command, Entry, Outcome
 from kalamdb.model.ids import GroupId, Seq, Slot, TableId
@@ -29,10 +30,12 @@ from kalamdb.model.table import (
 )
 from kalamdb.model.types import ColumnType, Kind
 from kalamdb.store import catalog_codec, staged
+from kalamdb.store.audit import decode_audit, encode_audit
 from kalamdb.store.catalog_codec import (
     Fence,
     FenceState,
     RecordKind,
+    Replaced,
     SlotRecord,
     SlotState,
     TableState,
@@ -176,6 +179,26 @@ INDEXED = replace(
     indexes=(Index(4, (9, 1), "found"), Index(5, (1,), "coming", IndexState.BUILDING)),
 )
 
+ENTRY_OF_AUDIT = AuditEntry(
+    1_790_000_000_123, "ann", "ALTER_USER", "bob", "role dba", "192.0.2.1", "bob"
+)
+BARE_AUDIT = AuditEntry(1, "root", "CREATE_NAMESPACE", "app")
+
+
+REPLACED = Replaced(INDEXED, 1_790_000_000_000, 1_790_000_060_000)
+VIEW = ViewDef(
+    TableId(7),
+    "chat",
+    "recent",
+    ("id", "count(*)"),
+    "SELECT id, count(*) FROM messages GROUP BY id",
+    "default",
+    {TableId(2): 4, TableId(1): 60},
+    (TableId(5),),
+    3,
+    1_790_000_000_000,
+)
+
 
 def catalog_cases() -> list[Case]:
     table, fence = catalog_codec.encode_table, catalog_codec.encode_fence
@@ -183,6 +206,10 @@ def catalog_cases() -> list[Case]:
     namespace = Namespace("chat", 5, {"a": 1})
     user = User("ann\x00é", Role.DBA, "$argon2id$x", "a@b", 7, 1, 2)
     bare = User("bob", Role.USER, "", None, 1, 1, 1)
+    identity = Identity("https://issuer", "olga")
+    outside = User("olga", Role.DBA, "", "o@b", 9, 1, 2, identity, 1_790_000_000_123)
+    dropped = User("gone", Role.USER, "", None, 9, 1, 2, None, 0, 1_790_000_000_123)
+    decode_user = catalog_codec.decode_user
     placement = Placement("c-1", 8, (1, 2, 3), {Slot(4): GroupId(2), Slot(9): GroupId(8)})
     cases = [
         Case(
@@ -194,6 +221,10 @@ def catalog_cases() -> list[Case]:
         ),
         Case("user", catalog_codec.encode_user(user), user, catalog_codec.decode_user, 1),
         Case("bare user", catalog_codec.encode_user(bare), bare, catalog_codec.decode_user, 1),
+        Case("outside user", catalog_codec.encode_user(outside), outside, decode_user, 1),
+        Case("dropped user", catalog_codec.encode_user(dropped), dropped, decode_user, 1),
+        Case("audit entry", encode_audit(ENTRY_OF_AUDIT), ENTRY_OF_AUDIT, decode_audit, 1),
+        Case("bare audit entry", encode_audit(BARE_AUDIT), BARE_AUDIT, decode_audit, 1),
         Case(
             "placement",
             catalog_codec.encode_placement(placement),
@@ -219,6 +250,9 @@ def catalog_cases() -> list[Case]:
     for name, bare_table in (("stream", STREAM), ("shared", SHARED), ("indexed", INDEXED)):
         value = (bare_table, TableState.ACTIVE)
         cases.append(Case(f"{name} table", table(*value), value, read_table, 1))
+    replaced, view = catalog_codec.encode_replaced(REPLACED), catalog_codec.encode_view(VIEW)
+    cases.append(Case("replaced table", replaced, REPLACED, catalog_codec.decode_replaced, 1))
+    cases.append(Case("view", view, VIEW, catalog_codec.decode_view, 1))
     for state in SlotState:
         record = SlotRecord(3, state)
         made_slot = catalog_codec.encode_slot(record)

@@ -51,6 +51,8 @@ def _effect(key: bytes, value: bytes | None, catalog: CatalogView, names: Names)
         case Family.UNIQUE:
             table = catalog.tables_by_id[TableId(keys.U32.unpack_from(key, 1)[0])]
             return f"{verb} unique {table.full_name}"
+        case Family.INDEX:
+            return f"{verb} index {_entry(key, catalog)}"
         case Family.CHANGE:
             assert value is not None
             op, prev_seq, before_seq, last, _ = codec.decode_change(value)
@@ -65,6 +67,19 @@ def _effect(key: bytes, value: bytes | None, catalog: CatalogView, names: Names)
             return f"{verb} request"
         case _:
             return None
+
+
+def _entry(key: bytes, catalog: CatalogView) -> str:
+    """Index, user, values and primary key; an index being built is in the pending definition."""
+    number = TableId(keys.U32.unpack_from(key, 1)[0])
+    for table in (catalog.tables_by_id[number], catalog.pending.get(number)):
+        for index in () if table is None else table.indexes:
+            if table is not None and index.id == keys.index_of(key):
+                partition, after = keys.split_terminated(key, 7)
+                columns = [*(table.by_id[one] for one in index.columns), *table.key_columns]
+                values = keys.decode_key([column.type for column in columns], key[after:])
+                return f"{index.name}/{partition[1:].decode()} {values}"
+    return "of a dropped one"
 
 
 def _place(key: bytes, at: int, catalog: CatalogView) -> str:

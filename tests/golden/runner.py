@@ -13,7 +13,8 @@ did:
 `root:` has role system, `service:` role service, everybody else role user. `with` gives parameters,
 `in` the namespace, `id` the request id, `quiet` hides effects, `pass N` lets N seconds pass. `watch
 NAME` makes the statement a live query whose frames are shown after each step (`last N`, `resume`,
-`from SEQ`: how it begins); `unwatch NAME` ends it.
+`from SEQ`: how it begins); `unwatch NAME` ends it. `on NAME` sends the request over a connection of
+that name, which keeps its transaction.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from kalamdb.model.ids import GroupId
-from kalamdb.model.principal import Role
+from kalamdb.model.principal import Principal, Role
 from kalamdb.ports import LogEntry
+from kalamdb.session.run import Conversation
 from tests.golden.effects import Names, described
 from tests.golden.watchers import Watcher, shown, watch
 from tests.small_node import SmallNode, small_node
@@ -83,6 +85,7 @@ class Player:
         self._lines: list[str] = []
         self._applied: list[tuple[GroupId, LogEntry]] = []
         self._watchers: dict[str, Watcher] = {}
+        self._talks: dict[str, Conversation] = {}
 
     def watch(self, group: GroupId, entry: LogEntry) -> None:
         self._applied.append((group, entry))
@@ -95,6 +98,7 @@ class Player:
         self._applied.clear()
         request: dict[str, Any] = {}
         quiet = False
+        connection = None
         live: dict[str, str] = {}
         text: list[str] = []
         for line in step.asked:
@@ -110,6 +114,8 @@ class Player:
                     node.clock.now_ms += int(float(rest) * 1000)
                 case "quiet":
                     quiet = True
+                case "on":
+                    connection = rest
                 case "watch" | "last" | "from" | "resume":
                     live[word] = rest
                 case "unwatch":
@@ -132,7 +138,11 @@ class Player:
                 yield line
             return
         role = ROLES.get(user, Role.USER)
-        status, body = await node.sql(user, sql, role=role, **request)
+        if connection is None:
+            status, body = await node.sql(user, sql, role=role, **request)
+        else:
+            talk = self._talks.setdefault(connection, Conversation(Principal.of(user, role)))
+            status, body = await node.talk(talk, sql, **request)
         if not quiet:
             for line in self._effects(node):
                 yield line

@@ -25,8 +25,8 @@ from kalamdb.feed.subscription import (
 )
 from kalamdb.model.ids import Seq
 from kalamdb.model.principal import Principal, Role
-from kalamdb.session.permissions import check_read
-from kalamdb.sql.bound import Env
+from kalamdb.session.permissions import check, check_read
+from kalamdb.sql.bound import Env, ReevaluatedPlan
 from kalamdb.sql.live import bind_live
 from kalamdb.sql.parse import parse
 from kalamdb.sql.statement import Select
@@ -70,24 +70,33 @@ class Watcher:
                     pass
                 case Rows(rows, page):
                     self.frames += [{"type": "row", "row": orjson.loads(row)} for row in rows]
+                    assert not isinstance(page.seq, str)
                     self.cursor = page.seq or self.cursor
                 case Events(events):
                     for event in events:
                         self._event(b'{"type":"change",', event)
                 case Position(seq):
+                    assert not isinstance(seq, str)
                     self.cursor = seq
 
 
 def watch(
     node: SmallNode, watcher: Watcher, user: str, sql: str, *, asked: dict[str, str]
 ) -> str | None:
-    """Subscribe; what was refused, else None. `asked` may have `last` and `from`."""
+    """Subscribe; what was refused, else None. `asked` may have `last` and `from`.
+
+    Of a query that is evaluated anew only how it was bound is told.
+    """
     principal = Principal.of(user, Role.USER)
     try:
         (select,) = parse(sql)
         assert isinstance(select, Select)
         env = Env(principal, node.clock.wall_ms(), node.ids, ())
         plan = bind_live(select, node.groups.catalog, "default", env)
+        if isinstance(plan, ReevaluatedPlan):
+            check(principal, select, plan.tables)
+            key = "every column" if plan.key is None else ", ".join(map(str, plan.key)) or "itself"
+            return f"evaluated anew, {'in order' if plan.ordered else 'unordered'}, by {key}"
         check_read(principal, plan.table)
     except (KalamError, UnknownTable) as error:
         fault = faults.fault_of(error)

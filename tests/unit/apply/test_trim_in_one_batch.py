@@ -18,6 +18,7 @@ from kalamdb.model.ids import (
     TenantId,
     tenant_partition,
 )
+from kalamdb.model.table import TableDef
 from kalamdb.ports import LogEntry
 from kalamdb.store.memory import MemoryStore
 
@@ -40,6 +41,8 @@ class Watching:
         self.changes += batch.changes
 
     def close_table(self, table: int) -> None: ...
+
+    def close_older(self, table: TableDef) -> None: ...
 
     def close_all(self, reason: str) -> None: ...
 

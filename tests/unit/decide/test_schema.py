@@ -15,7 +15,9 @@ from kalamdb.errors import (
     UnknownNamespace,
     UnknownTable,
     UnknownUser,
+    UserDropped,
 )
+from kalamdb.model.catalog import AuthType, Identity
 from kalamdb.model.ids import SLOTS, Slot, TableId
 from kalamdb.model.principal import Role
 from kalamdb.model.work import (
@@ -121,8 +123,29 @@ async def test_users_get_a_new_epoch_with_every_change(meta: World) -> None:
     assert second.epoch > first.epoch
     assert second.updated_ms > second.created_ms == first.created_ms
     meta.do(DropUser("ann", False))
-    meta.do(PutUser("ann", True))
-    assert meta.replica.catalog.users["ann"].epoch > second.epoch
+    assert "ann" not in meta.replica.catalog.users
+    for if_not_exists in (False, True):
+        with pytest.raises(UserDropped):
+            meta.do(PutUser("ann", True, if_not_exists=if_not_exists))
+    meta.do(PutUser("ann", True, reuse=True))
+    third = meta.replica.catalog.users["ann"]
+    assert third.epoch > second.epoch
+    assert (third.password_hash, third.email) == ("", None)
+    assert meta.replica.catalog.dropped_users == {}
+
+
+async def test_who_signs_in_elsewhere_has_no_password(meta: World) -> None:
+    meta.do(PutUser("ann", True, identity=Identity("https://issuer", "ann")))
+    with pytest.raises(InvalidStatement):
+        meta.do(PutUser("ann", False, password_hash="hash"))
+    before = meta.replica.catalog.users["ann"]
+    assert (before.auth_type, before.signed_out_ms) == (AuthType.OIDC, 0)
+    meta.clock.pass_s(1)
+    meta.do(PutUser("ann", False, sign_out=True))
+    after = meta.replica.catalog.users["ann"]
+    assert after.signed_out_ms == meta.clock.now_ms
+    assert after.epoch > before.epoch
+    assert catalog.load(meta.store).users["ann"] == after
 
 
 async def test_user_refusals(meta: World) -> None:

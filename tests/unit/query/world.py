@@ -17,10 +17,11 @@ from kalamdb.model.catalog import EMPTY_CATALOG, CatalogView
 from kalamdb.model.change import Change, Row
 from kalamdb.model.command import Outcome
 from kalamdb.model.ids import GroupId, Partition, Seq, TableId, slot_of
+from kalamdb.model.key_range import KeyRange
 from kalamdb.model.principal import Principal, Role
 from kalamdb.model.table import Column, TableDef, TableKind
 from kalamdb.model.types import ColumnType, Kind
-from kalamdb.model.work import InsertRows, PutRows, RequestTag, Work
+from kalamdb.model.work import InsertRows, PutRows, ReadSet, RequestTag, Work
 from kalamdb.sql.bound import Env, ScanSelect, ScanTable
 
 Place = tuple[TableId, Partition]
@@ -77,10 +78,32 @@ class FakeSnapshot:
                 self.before_row()
             yield item
 
+    def scan_table(self, table: TableDef) -> Iterator[tuple[Partition, bytes, bytes]]:
+        for (table_id, partition), rows in sorted(self.rows.items()):
+            if table_id == table.id:
+                for key, raw in sorted(rows.items()):
+                    assert not self.closed
+                    yield partition, key, raw
+
     def scan_by_seq(
         self, table: TableDef, partition: Partition, after: Seq, *, newest_first: bool = False
     ) -> Iterator[bytes]:
         raise AssertionError("a scan reads by key")
+
+    def scan_range(
+        self, table: TableDef, partition: Partition, keys: KeyRange, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes | None]]:
+        raise AssertionError("a scan reads all rows")
+
+    def scan_as_of(
+        self, table: TableDef, partition: Partition, then: Seq, wall_ms: int
+    ) -> Iterator[tuple[bytes, bytes]]:
+        raise AssertionError("a scan reads what is")
+
+    def scan_table_as_of(
+        self, table: TableDef, then: Seq, wall_ms: int
+    ) -> Iterator[tuple[Partition, bytes, bytes]]:
+        raise AssertionError("a scan reads what is")
 
     def changes(
         self, table: TableDef, partition: Partition, after: Seq, upto: Seq
@@ -90,6 +113,9 @@ class FakeSnapshot:
     def last_change(self, table: TableDef, partition: Partition) -> Seq:
         assert not self.closed
         return self.last.get((table.id, partition), Seq(0))
+
+    def holds_uncommitted(self, table: TableDef) -> bool:
+        return False
 
     def close(self) -> None:
         self.closed = True
@@ -134,9 +160,7 @@ class FakeGroups:
         self.works.append(work)
         match work:
             case PutRows():
-                for place, seq in work.read_set.tables.items():
-                    if self.last.get(place, Seq(0)) != seq:
-                        raise Conflict("a table changed")
+                self._check(work.read_set)
                 kept = self.rows.setdefault((work.table.id, partition), {})
                 for key, row in work.rows:
                     seq = self._next(work.table, partition)
@@ -146,10 +170,17 @@ class FakeGroups:
                         kept[key] = codec.encode_row(seq, row)
                 return Outcome(len(work.rows), Seq(self.seq))
             case InsertRows():
+                if work.read_set is not None:
+                    self._check(work.read_set)
                 self.put(work.table, partition, *work.rows)
                 return Outcome(len(work.rows), Seq(self.seq))
             case _:
                 raise AssertionError(work)
+
+    def _check(self, read_set: ReadSet) -> None:
+        for place, seq in read_set.tables.items():
+            if self.last.get(place, Seq(0)) != seq:
+                raise Conflict("a table changed")
 
     def write_meta(self, work: Work, tag: RequestTag | None = None) -> Awaitable[Outcome]:
         raise AssertionError("nothing here writes meta")
@@ -166,6 +197,24 @@ class FakeGroups:
 
     def last_change(self, table: TableDef, partition: Partition) -> Seq:
         return Seq(self.seq)
+
+    def barrier_everywhere(self) -> Awaitable[object] | None:
+        return asyncio.sleep(0)
+
+    def snapshots_everywhere(self, table: TableDef) -> Sequence[FakeSnapshot]:
+        """One per group, with the partitions of that group."""
+        found: list[FakeSnapshot] = []
+        for number in range(1, GROUPS + 1):
+            rows = {
+                place: dict(kept)
+                for place, kept in self.rows.items()
+                if slot_of(place[1]) % GROUPS + 1 == number
+            }
+            snapshot = FakeSnapshot(GroupId(number), Seq(self.seq), rows, dict(self.last))
+            self.on_snapshot(snapshot)
+            self.snapshots.append(snapshot)
+            found.append(snapshot)
+        return found
 
     def snapshot(self, partition: Partition) -> FakeSnapshot:
         rows = {place: dict(kept) for place, kept in self.rows.items()}

@@ -82,6 +82,8 @@ class ListSink:
     def close_table(self, table: int) -> None:
         self.closed_tables.append(table)
 
+    def close_older(self, table: TableDef) -> None: ...
+
     def close_all(self, reason: str) -> None:
         self.closed.append(reason)
 

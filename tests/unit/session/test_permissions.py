@@ -13,6 +13,7 @@ from kalamdb.model.types import BIGINT
 from kalamdb.session import permissions
 from kalamdb.sql import statement as stmt
 from kalamdb.sql.statement import Statement, TableName
+from kalamdb.sql.virtual import virtual_table
 
 NAME = TableName("chat", "messages")
 SELECT = stmt.Select(None, (NAME,))
@@ -65,7 +66,19 @@ MATRIX: list[tuple[Statement, tuple[TableDef, ...], str]] = [
     (stmt.CreateTable(NAME, False, None), (), "-+++"),
     (stmt.CreateTable(NAME, False, None), (USER,), "-+++"),
     (stmt.CreateTable(NAME, False, None), (PUBLIC,), "-+++"),
+    (stmt.AlterTable(NAME, False, ()), (), "-+++"),
+    (stmt.AlterTable(NAME, False, ()), (USER,), "-+++"),
+    (stmt.AlterTable(NAME, False, ()), (PUBLIC,), "-+++"),
+    (stmt.AlterTable(NAME, False, ()), (SHARED[AccessLevel.DBA],), "--++"),
+    (stmt.CreateIndex(NAME, None, ("id",), False, False), (USER,), "-+++"),
+    (stmt.CreateIndex(NAME, None, ("id",), False, False), (PUBLIC,), "-+++"),
+    (stmt.CreateIndex(NAME, None, ("id",), False, False), (SHARED[AccessLevel.DBA],), "--++"),
+    (stmt.DropIndex("i", None, NAME, False), (USER,), "-+++"),
+    (stmt.DropIndex("i", None, NAME, False), (SHARED[AccessLevel.DBA],), "--++"),
     (stmt.DropTable(NAME, False), (USER,), "--++"),
+    (stmt.CreateView(NAME, False, (), "q", SELECT), (), "--++"),
+    (stmt.DropView(NAME, False, False), (), "--++"),
+    (stmt.AlterNamespace("chat", {}), (), "--++"),
     (stmt.CreateNamespace("chat", False), (), "--++"),
     (stmt.DropNamespace("chat", False, False), (), "--++"),
     (stmt.CreateUser("bob", "password", Role.USER, None), (), "--++"),
@@ -80,7 +93,23 @@ MATRIX: list[tuple[Statement, tuple[TableDef, ...], str]] = [
     (stmt.ShowNamespaces(), (), "++++"),
     (stmt.ShowTables(None), (), "++++"),
     (stmt.DescribeTable(NAME), (USER,), "++++"),
+    (stmt.ShowCreate(NAME), (), "++++"),
+    (stmt.ShowIndexes(NAME), (), "++++"),
+    (stmt.ShowOngoing(stmt.Ongoing.QUERY), (), "++++"),
+    (stmt.Kill(stmt.Ongoing.QUERY, "q1-1"), (), "++++"),
+    (stmt.ShowUsers(), (), "--++"),
+    (stmt.ShowSettings(None), (), "--++"),
+    (SELECT, (virtual_table("system", "users"),), "--++"),
+    (SELECT, (virtual_table("information_schema", "tables"),), "++++"),
+    (stmt.ShowStats(NAME), (), "++++"),
     (stmt.ExecuteAs("bob", SELECT), (), "++++"),
+    (stmt.Begin(), (), "++++"),
+    (stmt.SetTransaction(True), (), "++++"),
+    (stmt.Commit(), (), "++++"),
+    (stmt.Rollback(), (), "++++"),
+    (stmt.Savepoint("s"), (), "++++"),
+    (stmt.ReleaseSavepoint("s"), (), "++++"),
+    (stmt.RollbackTo("s"), (), "++++"),
 ]
 
 
@@ -109,6 +138,27 @@ def test_user_ddl_lets_users_make_tenant_tables_only() -> None:
     for tables in ((PUBLIC,), ()):
         with pytest.raises(PermissionDenied):
             permissions.check(alice, create, tables, user_ddl=True)
+
+
+def test_user_ddl_is_no_way_to_ask_about_the_rows_of_others() -> None:
+    alice, service = Principal.of("alice", Role.USER), Principal.of("backend", Role.SERVICE)
+    for unique in (False, True):
+        index = stmt.CreateIndex(NAME, "i", ("a",), unique, False)
+        permissions.check(service, index, (USER,))
+        if not unique:
+            permissions.check(alice, index, (USER,), user_ddl=True)
+            continue
+        with pytest.raises(PermissionDenied):
+            permissions.check(alice, index, (USER,), user_ddl=True)
+
+
+def test_who_may_not_write_a_table_does_not_open_or_close_it() -> None:
+    service = Principal.of("backend", Role.SERVICE)
+    permissions.check_alter(service, PUBLIC, SHARED[AccessLevel.PRIVATE])
+    for old, new in ((SHARED[AccessLevel.DBA], PUBLIC), (PUBLIC, SHARED[AccessLevel.DBA])):
+        with pytest.raises(PermissionDenied):
+            permissions.check_alter(service, old, new)
+        permissions.check_alter(Principal.of("ann", Role.DBA), old, new)
 
 
 @pytest.mark.parametrize(

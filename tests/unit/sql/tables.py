@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import datafusion
 import pyarrow as pa
@@ -96,7 +97,7 @@ _ARROW: dict[Kind, pa.DataType] = {
     Kind.DATETIME: pa.timestamp("us", "UTC"),
     Kind.DATE: pa.date32(),
     Kind.TIME: pa.time64("us"),
-    Kind.UUID: pa.binary(16),
+    Kind.UUID: pa.utf8(),  # as query workers have them
 }
 
 
@@ -122,6 +123,8 @@ def arrow_value(value: Any, kind: Kind) -> Any:
             return date(1970, 1, 1) + timedelta(days=value)
         case Kind.TIME:
             return (datetime.min + timedelta(microseconds=value)).time()
+        case Kind.UUID:
+            return str(UUID(bytes=value))
         case Kind.EMBEDDING:
             return None
         case _:
