@@ -1,6 +1,7 @@
 """UPDATE and DELETE that have to look for their rows, and INSERT … SELECT.
 
-1. Scan a snapshot: with the statement's own predicate in a thread, or with the query engine in a
+1. Scan a snapshot: with the statement's own predicate (over ranges of a key or an index, if one
+   finds the rows: a few of them on the loop, more in a thread), or with the query engine in a
    worker.
 2. Write the rows found as one piece of work with its read set: the rows seen, and the last change
    of every table that was looked at.
@@ -12,7 +13,7 @@ Keeps: nothing is locked while rows are looked for; what is written rests on wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, assert_never
 
@@ -28,7 +29,8 @@ from kalamdb.ports import Groups, Snapshot
 from kalamdb.query import scan
 from kalamdb.query.engine_pool import EnginePool, Stopped
 from kalamdb.query.scan import ScanLimits, ScanValues
-from kalamdb.sql.bound import ChangePlan, EngineChangePlan, Env, InsertSelectPlan
+from kalamdb.query.system import OpenVirtual
+from kalamdb.sql.bound import ChangePlan, EngineChangePlan, Env, InsertSelectPlan, ScanSelect
 
 ATTEMPTS_MAX = 5
 STOP_ROWS = 256
@@ -46,6 +48,7 @@ async def change(
     *,
     limits: ScanLimits,
     tag: RequestTag | None,
+    open_virtual: OpenVirtual | None = None,
 ) -> Outcome:
     """Carry out `plan`; a ChangePlan has no keys.
 
@@ -54,7 +57,7 @@ async def change(
     """
     for attempt in range(1, ATTEMPTS_MAX + 1):
         try:
-            return await _once(plan, _Run(env, groups, pool, limits), tag)
+            return await _once(plan, _Run(env, groups, pool, limits, open_virtual), tag)
         except Conflict:
             if attempt == ATTEMPTS_MAX:
                 raise
@@ -67,9 +70,15 @@ class _Run:
     groups: Groups
     pool: EnginePool
     limits: ScanLimits
+    open_virtual: OpenVirtual | None = None
 
     def partition(self, table: TableDef) -> Partition:
         return table.partition_for(self.env.principal.partition)
+
+    async def values(self, plan: ScanSelect) -> ScanValues:
+        return await scan.values(
+            plan, self.env, self.groups, self.pool, self.limits, open_virtual=self.open_virtual
+        )
 
 
 async def _once(
@@ -82,9 +91,17 @@ async def _once(
         case EngineChangePlan():
             found = await _by_engine(plan, run)
         case InsertSelectPlan():
-            rows = await _selected(plan, run)
+            rows, read_set = await _selected(plan, run)
             conflict = None if plan.conflict is None else plan.conflict(run.env)
-            insert = InsertRows(plan.table, partition, rows, plan.drawn, conflict, plan.returning)
+            insert = InsertRows(
+                plan.table,
+                partition,
+                rows,
+                plan.drawn,
+                conflict,
+                plan.returning,
+                read_set,
+            )
             return await run.groups.write(partition, insert, tag)
         case _:
             assert_never(plan)
@@ -140,7 +157,31 @@ async def _by_predicate(plan: ChangePlan, run: _Run) -> _Found:
     def look(stopped: Stopped) -> _Found:
         return _look(plan, run, snapshot, stopped)
 
+    is_long = plan.path is None
+    try:
+        if not is_long:
+            return look(_first_slice())
+    except _Long:
+        is_long = True
+    finally:
+        if not is_long:
+            snapshot.close()
     return await run.pool.look(look, snapshot.close)
+
+
+class _Long(Exception):
+    """More rows than are looked at on the loop. Never leaves the file."""
+
+
+def _first_slice() -> Stopped:
+    """Lets one slice of rows pass, and stops the look at the next."""
+    slices = iter((None,))
+
+    def stopped() -> None:
+        if next(slices, _Long) is _Long:
+            raise _Long
+
+    return stopped
 
 
 async def _snapshot(table: TableDef, partition: Partition, groups: Groups) -> Snapshot:
@@ -168,13 +209,27 @@ def _look(plan: ChangePlan, run: _Run, snapshot: Snapshot, stopped: Stopped) -> 
     assign = None if plan.change is None else plan.change(run.env)
     last_change = snapshot.last_change(table, partition)
     found = _Found(table, partition, run.limits, last_change, {(table.id, partition): last_change})
-    for number, (key, raw) in enumerate(snapshot.scan(table, partition)):
+    read = codec.row_reader(table)
+    for number, (key, raw) in enumerate(_candidates(plan, run, snapshot, partition)):
         if number % STOP_ROWS == 0:
             stopped()
-        seq, row = codec.decode_row(raw)
+        if raw is None:
+            continue
+        seq, row = read(raw)
         if row is not None and (where is None or where(row, seq)):
             found.put(key, raw, seq, None if assign is None else assign(row))
     return found
+
+
+def _candidates(
+    plan: ChangePlan, run: _Run, snapshot: Snapshot, partition: Partition
+) -> Iterator[tuple[bytes, bytes | None]]:
+    """Every row that may match: those of the plan's ranges, or all."""
+    if plan.path is None:
+        yield from snapshot.scan(plan.table, partition)
+        return
+    for keys_range in plan.path.ranges(run.env):
+        yield from snapshot.scan_range(plan.table, partition, keys_range)
 
 
 # ---- by the query engine ------------------------------------------------------------------------
@@ -185,7 +240,7 @@ async def _by_engine(plan: EngineChangePlan, run: _Run) -> _Found:
 
     Raises: Conflict when the table changed between the two.
     """
-    result = await scan.values(plan.scan, run.env, run.groups, run.pool, run.limits)
+    result = await run.values(plan.scan)
     partition = run.partition(plan.table)
     snapshot = await _snapshot(plan.table, partition, run.groups)
 
@@ -207,6 +262,7 @@ def _merge(
         raise Conflict(f"{table.full_name} changed while it was read")
     found = _Found(table, partition, run.limits, last_change, seen)
     read_key = _key_reader(table)
+    read = codec.row_reader(table)
     width = len(table.primary_key)
     assign = None if plan.assigned is None else _assigner(plan.assigned)
     for number, values in enumerate(result.rows):
@@ -216,7 +272,7 @@ def _merge(
         raw = snapshot.get(table, partition, key)
         if raw is None or (table.id, partition, key) in found.seen:
             continue
-        seq, row = codec.decode_row(raw)
+        seq, row = read(raw)
         if row is not None:
             found.put(key, raw, seq, None if assign is None else assign(row, values[width:]))
     return found
@@ -249,8 +305,11 @@ def _assigner(columns: Sequence[Column]) -> Callable[[Row, Sequence[Any]], Row]:
     return assign
 
 
-async def _selected(plan: InsertSelectPlan, run: _Run) -> list[Row]:
-    result = await scan.values(plan.scan, run.env, run.groups, run.pool, run.limits)
+async def _selected(plan: InsertSelectPlan, run: _Run) -> tuple[list[Row], ReadSet]:
+    """The rows to insert, and the tables of the target's group that they come from."""
+    result = await run.values(plan.scan)
+    with run.groups.snapshot(run.partition(plan.table)) as snapshot:
+        read_set = ReadSet(tables=result.last_changes(snapshot.group))
 
     def complete(stopped: Stopped) -> list[Row]:
         rows: list[Row] = []
@@ -260,4 +319,4 @@ async def _selected(plan: InsertSelectPlan, run: _Run) -> list[Row]:
             rows.append(plan.complete(run.env, values))
         return rows
 
-    return await run.pool.look(complete, lambda: None)
+    return await run.pool.look(complete, lambda: None), read_set

@@ -21,12 +21,13 @@ async def select(plan: PointSelect, env: Env, groups: Groups) -> list[Any]:
     barrier = groups.barrier(partition)
     if barrier is not None:
         await barrier
+    read = codec.row_reader(table)
     rows: list[Any] = []
     for key in keys:
         raw = groups.get(table, partition, key)
         if raw is None:
             continue
-        seq, row = codec.decode_row(raw)
+        seq, row = read(raw)
         if row is not None and (where is None or where(row, seq)):
             rows.append(plan.project(row, seq))
     return rows
