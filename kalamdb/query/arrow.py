@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from kalamdb.model import codec
 from kalamdb.model.change import Row
-from kalamdb.model.table import DELETED_COLUMN_ID, SEQ_COLUMN_ID
+from kalamdb.model.table import DELETED_COLUMN_ID, SEQ_COLUMN_ID, USER_ID_COLUMN_ID
 from kalamdb.model.types import ColumnType, Kind
 from kalamdb.query.wire import SourceColumn, from_wire
 
@@ -55,11 +55,22 @@ class BatchBuilder:
         assert columns
         self.schema = pa.schema([field(column) for column in columns])
         self._columns = [(column.id, _builder(from_wire(column.type))) for column in columns]
+        self._initials = {column.id: column.initial for column in columns}
 
-    def batch(self, bodies: memoryview, lengths: Sequence[int]) -> pa.RecordBatch:
-        """Raises codec.UnknownVersion, ValueError on bytes that are no rows."""
+    def batch(
+        self, bodies: memoryview, lengths: Sequence[int], owners: list[str] | None = None
+    ) -> pa.RecordBatch:
+        """`owners`: whose each row is, where rows of all tenants are read.
+
+        Raises codec.UnknownVersion, ValueError on bytes that are no rows.
+        """
         seqs, rows = codec.decode_rows(bodies, lengths)
-        arrays = [self._array(column_id, build, seqs, rows) for column_id, build in self._columns]
+        arrays = [
+            pa.array(owners, pa.utf8())
+            if column_id == USER_ID_COLUMN_ID and owners is not None
+            else self._array(column_id, build, seqs, rows)
+            for column_id, build in self._columns
+        ]
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
 
     def _array(
@@ -73,7 +84,10 @@ class BatchBuilder:
             return pa.array(seqs, pa.int64())
         if column_id == DELETED_COLUMN_ID:
             return pa.repeat(pa.scalar(False), len(rows))
-        return build([row.get(column_id) for row in rows])
+        initial = self._initials[column_id]
+        if initial is None:
+            return build([row.get(column_id) for row in rows])
+        return build([row.get(column_id, initial) for row in rows])
 
 
 def _builder(column_type: ColumnType) -> Callable[[list[Any]], pa.Array]:

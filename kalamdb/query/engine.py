@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import datafusion
 import pyarrow as pa
@@ -75,7 +76,12 @@ class Engine:
             session.register_record_batches(table.alias, [batches])
         try:
             frame = session.sql_with_options(text, self._allowed)
-            return Result(frame.schema(), _batches(frame, shown, self._memory_max_bytes))
+            batches = _batches(frame, shown, self._memory_max_bytes)
+            # What a frame says of itself is from before types were matched: a CASE has the type of
+            # its first branch. Batches have the types they were computed with.
+            first = next(batches, None)
+            schema = frame.schema() if first is None else first.schema
+            return Result(schema, batches if first is None else chain((first,), batches))
         except BaseException as error:  # a panic of the engine is a BaseException
             raise self._translated(error, shown) from error
 
@@ -181,6 +187,26 @@ def clean(text: str, shown: Mapping[str, str]) -> str:
 
 
 # ---- functions ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFunction:
+    """`kind` is SCALAR, AGGREGATE or WINDOW; `form` shows its arguments, by its first name."""
+
+    name: str
+    kind: str
+    form: str
+
+
+def functions() -> Sequence[EngineFunction]:
+    """All that DataFusion brings, by kind and name, for the reference of functions."""
+    session = datafusion.SessionContext(datafusion.SessionConfig().with_information_schema(True))
+    listed = session.sql(
+        "SELECT DISTINCT routine_name, function_type, syntax_example"
+        " FROM information_schema.routines WHERE function_type <> 'TABLE' ORDER BY 2, 1, 3"
+    )
+    columns = listed.to_pydict().values()
+    return [EngineFunction(*row) for row in zip(*columns, strict=True)]
 
 
 def _functions(clock: Clock, ids: Ids) -> list[datafusion.ScalarUDF]:

@@ -19,7 +19,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +95,10 @@ class LinkSettings:
 
 @dataclass(frozen=True, slots=True)
 class ScanRequest:
-    """One SELECT for the engine. `places` are the sources' places, known before they are opened."""
+    """One SELECT for the engine. `places` are the sources' places, known before they are opened.
+
+    `held_above`: a JSON result of more bytes is held outside the server; 0: never.
+    """
 
     text: str
     tables: tuple[WireTable, ...]
@@ -104,6 +107,7 @@ class ScanRequest:
     values: bool
     rows_max: int
     size_max_bytes: int
+    held_above: int = 0
 
 
 class Feed(Protocol):
@@ -114,7 +118,9 @@ class Feed(Protocol):
         ...
 
     def rows(self, source: int) -> Iterator[tuple[bytes, bytes]]:
-        """(key bytes, row bytes) in key order; called in a thread."""
+        """(key bytes, row bytes) in key order; of an owned source (owner's name, row bytes). Called
+        in a thread.
+        """
         ...
 
     def close(self) -> None:
@@ -124,11 +130,12 @@ class Feed(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EngineResult:
-    """`parts` are `Rows.data` in order."""
+    """`parts` are `Rows.data` in order; `held_bytes` of them went into the file instead."""
 
     columns: tuple[ResultColumn, ...]
     parts: tuple[bytes, ...]
     row_count: int
+    held_bytes: int = 0
 
 
 class WorkerEnded(Exception):
@@ -193,9 +200,10 @@ class EngineLink:
         feed: Feed,
         threads: ThreadPoolExecutor,
         ready: Callable[[], None],
+        file: int | None = None,
     ) -> EngineResult:
-        """Calls `ready` once the engine is loaded. Raises what the query or its feed raise. If not
-        `clean` afterwards, `kill` it.
+        """Calls `ready` once the engine is loaded. A large result goes into `file`. Raises what the
+        query or its feed raise. If not `clean` afterwards, `kill` it.
         """
         fed: Future[None] | None = None
         self._running = True
@@ -207,14 +215,15 @@ class EngineLink:
                 raise WorkerEnded
             self.clean = False
             self._watch_memory()
-            await self._send(_query(request, sources))
+            await self._send(_query(request, sources), file)
             missing = await self._next()
             assert isinstance(missing, Missing), f"a worker sent {missing} out of turn"
             if len(self.places) > PLACES_MAX:
                 self.places.clear()
             self.places.update(source.place for source in sources if source.state)
             if missing.sources:
-                fed = threads.submit(_send_rows, self._feed, feed, missing.sources)
+                owned = {at: sources[at].owned for at in missing.sources}
+                fed = threads.submit(_send_rows, self._feed, feed, owned)
             result = await self._result(request, fed)
             self.clean = True
             return result
@@ -241,7 +250,8 @@ class EngineLink:
                     parts.append(answer.data)
                 case Done():
                     self.kept_bytes = answer.kept_bytes
-                    return EngineResult(columns, tuple(parts), answer.row_count)
+                    held = answer.held_bytes
+                    return EngineResult(columns, tuple(parts), answer.row_count, held)
                 case Failed():
                     self.clean = answer.failure is not Failure.PANIC
                     raise await self._failure(answer, request, fed)
@@ -284,9 +294,14 @@ class EngineLink:
             self.ready = True
             self._base_bytes = self.memory_bytes()
 
-    async def _send(self, query: Query) -> None:
+    async def _send(self, query: Query, file: int | None) -> None:
+        frame = wire.encode_frame(query)
         try:
-            await self._loop.sock_sendall(self._control, wire.encode_frame(query))
+            if file is not None:
+                # The worker has read everything before, so there is room for these few bytes.
+                sent = socket.send_fds(self._control, [frame[: wire.FRAME_HEAD.size]], [file])
+                frame = frame[sent:]
+            await self._loop.sock_sendall(self._control, frame)
         except OSError as error:
             raise WorkerEnded from error
 
@@ -301,13 +316,33 @@ class EngineLink:
                         answer = wire.decode_answer(view[head:end])
                     del received[:end]
                     return answer
+            await self._receive()
+
+    async def _receive(self) -> None:
+        """Wait for more of the worker's bytes. They are kept even when the caller is cancelled as
+        they come: a clean worker's next query needs them. Raises WorkerEnded.
+        """
+        came: asyncio.Future[bool] = self._loop.create_future()
+
+        def readable() -> None:
             try:
-                data = await self._loop.sock_recv(self._control, RECEIVE_SIZE_BYTES)
-            except OSError as error:
-                raise WorkerEnded from error
-            if not data:
+                data = self._control.recv(RECEIVE_SIZE_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            self._received += data
+            self._loop.remove_reader(self._control)
+            if not came.done():
+                came.set_result(bool(data))
+
+        self._loop.add_reader(self._control, readable)
+        try:
+            if not await came:
                 raise WorkerEnded
-            received += data
+        finally:
+            if self._control.fileno() >= 0:
+                self._loop.remove_reader(self._control)
 
     # ---- memory ---------------------------------------------------------------------------------
 
@@ -390,15 +425,18 @@ def _query(request: ScanRequest, sources: tuple[WireSource, ...]) -> Query:
         request.values,
         request.rows_max,
         request.size_max_bytes,
+        request.held_above,
     )
 
 
-def _send_rows(out: socket.socket, feed: Feed, sources: tuple[int, ...]) -> None:
-    """In a thread: all rows of the sources the worker lacks. Raises what reading raises."""
+def _send_rows(out: socket.socket, feed: Feed, sources: Mapping[int, bool]) -> None:
+    """In a thread: all rows of the sources (owned or not) the worker lacks. Raises what reading
+    raises.
+    """
     complete = False
     try:
-        for source in sources:
-            for head, bodies in wire.chunks(feed.rows(source)):
+        for source, owned in sources.items():
+            for head, bodies in wire.chunks(feed.rows(source), owned=owned):
                 out.sendall(head)
                 out.sendall(bodies)
             out.sendall(wire.mark(ChunkKind.END))

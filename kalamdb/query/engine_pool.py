@@ -12,6 +12,7 @@ Keeps: this process imports neither datafusion nor pyarrow; at most `workers_max
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from typing import TypeVar
 
 import structlog
 
-from kalamdb.errors import Overloaded, QueryTimeout, Unavailable
+from kalamdb.errors import Overloaded, QueryKilled, QueryTimeout, Unavailable
 from kalamdb.query.engine_link import (
     EngineLink,
     EngineResult,
@@ -30,6 +31,8 @@ from kalamdb.query.engine_link import (
     ScanRequest,
     after,
 )
+from kalamdb.query.held import HeldResult, Room, new_file
+from kalamdb.query.running import stoppable
 
 log = structlog.get_logger(__name__)
 
@@ -52,7 +55,8 @@ class GivenUp(Exception):
 
 @dataclass(frozen=True, slots=True)
 class PoolSettings:
-    """Time and memory are for one query; `kept_max_bytes` is for the tables a worker keeps.
+    """Time and memory are for one query; `kept_max_bytes` is for the tables a worker keeps,
+    `held_max_bytes` for all large results that wait for their clients.
 
     After `idle_s` without a query all workers end; the next one pays for a start again.
     """
@@ -64,6 +68,7 @@ class PoolSettings:
     kept_max_bytes: int = 64 * MIB
     partitions: int = 2
     idle_s: float = 900.0
+    held_max_bytes: int = 256 * MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +79,11 @@ class PoolStatistics:
     queries: int
     failed: int
     timed_out: int
+    killed: int
     workers_started: int
     kept_bytes: int
     memory_bytes: int
+    held_bytes: int
 
 
 class EnginePool:
@@ -90,22 +97,54 @@ class EnginePool:
         self._feeders = ThreadPoolExecutor(settings.workers_max, "query-feed")
         self._lookers = ThreadPoolExecutor(LOOKERS, "query-look")
         self._looking = 0
+        self._room = Room(settings.held_max_bytes, settings.queue_max)
         self._links: set[EngineLink] = set()
         self._idle: list[EngineLink] = []
         self._ending: set[EngineLink] = set()
         self._line: deque[asyncio.Future[EngineLink]] = deque()
         self._closed = False
         self._rest: asyncio.TimerHandle | None = None
-        self._queries = self._failed = self._timed_out = self._started = 0
+        self._queries = self._failed = self._timed_out = self._killed = self._started = 0
 
-    async def run(self, request: ScanRequest, feed: Feed) -> EngineResult:
+    async def run_held(
+        self, request: ScanRequest, feed: Feed
+    ) -> tuple[EngineResult, HeldResult | None]:
+        """`run` for a request with `held_above`: a large result stays outside the server."""
+        try:
+            async with asyncio.timeout(self.settings.timeout_s):
+                share = await self._room.take(request.size_max_bytes)
+        except TimeoutError:
+            limit = self._room.size_max_bytes
+            raise Overloaded("the memory of large results", limit) from None
+        file = new_file()
+        try:
+            result = await self.run(request, feed, file)
+        except BaseException:
+            os.close(file)
+            share.shrink(0)
+            raise
+        held = HeldResult(file, result.held_bytes, share)
+        if result.held_bytes:
+            return result, held
+        held.close()
+        return result, None
+
+    async def run(self, request: ScanRequest, feed: Feed, file: int | None = None) -> EngineResult:
         """Run one query. Cancelling the caller stops it, too.
 
-        Raises: QueryFailed, QueryTimeout, QueryMemoryExceeded, ResultTooLarge, Overloaded (the
-        line is full, or took all the time), Unavailable (a worker was lost), and what the feed
-        raises.
+        Raises: QueryFailed, QueryTimeout, QueryKilled, QueryMemoryExceeded, ResultTooLarge,
+        Overloaded (the line is full, or took all the time), Unavailable (a worker was lost), and
+        what the feed raises.
         """
         self._queries += 1
+        try:
+            async with stoppable():
+                return await self._run(request, feed, file)
+        except QueryKilled:
+            self._killed += 1
+            raise
+
+    async def _run(self, request: ScanRequest, feed: Feed, file: int | None) -> EngineResult:
         began = done = False
         try:
             # The line and a worker's start have limits of their own: what a query may take counts
@@ -120,7 +159,7 @@ class EnginePool:
                 limit.reschedule(now_s() + START_S)
                 began = True
                 try:
-                    result = await link.run(request, feed, self._feeders, ready)
+                    result = await link.run(request, feed, self._feeders, ready, file)
                 finally:
                     self._give_back(link)
             done = True
@@ -140,7 +179,7 @@ class EnginePool:
         is through.
 
         `work` calls its argument every now and then: it raises once nobody waits for the result any
-        more. Raises: QueryTimeout, Overloaded, and what `work` raises.
+        more. Raises: QueryTimeout, QueryKilled, Overloaded, and what `work` raises.
         """
         if self._closed or self._looking >= self.settings.queue_max:
             close()
@@ -156,7 +195,7 @@ class EnginePool:
 
         future = self._lookers.submit(work, stopped)
         try:
-            async with asyncio.timeout(self.settings.timeout_s):
+            async with stoppable(), asyncio.timeout(self.settings.timeout_s):
                 return await asyncio.wrap_future(future)
         except TimeoutError:
             self._timed_out += 1
@@ -169,6 +208,7 @@ class EnginePool:
     async def close(self) -> None:
         """End all workers; queries under way fail with Unavailable."""
         self._closed = True
+        self._room.close()
         self._stay()
         while self._line:
             waiting = self._line.popleft()
@@ -191,9 +231,11 @@ class EnginePool:
             queries=self._queries,
             failed=self._failed,
             timed_out=self._timed_out,
+            killed=self._killed,
             workers_started=self._started,
             kept_bytes=sum(link.kept_bytes for link in self._links),
             memory_bytes=sum(link.memory_bytes() for link in self._links),
+            held_bytes=self._room.held_bytes,
         )
 
     # ---- workers --------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from kalamdb.errors import QueryFailed
+from kalamdb.model.table import SAME_NAME
 from kalamdb.model.types import ColumnType, Kind
 from kalamdb.query.arrow import FLAGS_KEY, TYPE_KEY, arrow_type
 from kalamdb.query.wire import ResultColumn, WireType, from_wire, to_wire
@@ -41,14 +42,15 @@ def columns(schema: pa.Schema) -> tuple[ResultColumn, ...]:
 
 
 def _column(field: pa.Field) -> ResultColumn:
+    name = field.name.partition(SAME_NAME)[0]
     metadata = field.metadata or {}
     label = metadata.get(TYPE_KEY)
     if label is not None:
         wire = _decode_type(label)
         # The engine keeps metadata through casts; a cast to text gives another text type than ours.
         if field.type == arrow_type(from_wire(wire)):
-            return ResultColumn(field.name, wire, _decode_flags(metadata.get(FLAGS_KEY, b"[]")))
-    return ResultColumn(field.name, to_wire(_logical(field)))
+            return ResultColumn(name, wire, _decode_flags(metadata.get(FLAGS_KEY, b"[]")))
+    return ResultColumn(name, to_wire(_logical(field)))
 
 
 def _logical(field: pa.Field) -> ColumnType:

@@ -18,6 +18,7 @@ import signal
 import socket
 import sys
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -77,6 +78,7 @@ class Worker:
     def __init__(self, control: socket.socket, feed: socket.socket, limits: WorkerLimits) -> None:
         self._control = control
         self._feed = feed
+        self._file: int | None = None  # where a large result of the current query goes
         self._kept = KeptTables(limits.kept_max_bytes)
         self._engine = Engine(
             SystemClock(),
@@ -92,7 +94,13 @@ class Worker:
         gc.disable()  # it would run all the time over the dictionaries of rows being decoded
         self._send(wire.Ready())
         while True:
-            failed = self._answer(self._receive())
+            query = self._receive()
+            try:
+                failed = self._answer(query)
+            finally:
+                if self._file is not None:
+                    os.close(self._file)
+                    self._file = None
             if failed is not None:
                 self._send(failed)
                 if failed.failure is Failure.PANIC:
@@ -143,9 +151,10 @@ class Worker:
                 case ChunkKind.ABORT:
                     raise FeedAborted
                 case ChunkKind.ROWS:
-                    lengths = array("I")
-                    lengths.frombytes(_exactly(self._feed, count * lengths.itemsize))
-                    batches.append(builder.batch(memoryview(_exactly(self._feed, size)), lengths))
+                    lengths = _numbers(self._feed, count)
+                    bodies = memoryview(_exactly(self._feed, size))
+                    owners = self._owners() if source.owned else None
+                    batches.append(builder.batch(bodies, lengths, owners))
                 case never:
                     assert_never(never)
         table = KeptTable(
@@ -158,6 +167,11 @@ class Worker:
         self._kept.put(source, table)
         return table
 
+    def _owners(self) -> list[str]:
+        runs, size = wire.OWNERS_HEAD.unpack(_exactly(self._feed, wire.OWNERS_HEAD.size))
+        counts, lengths = _numbers(self._feed, runs), _numbers(self._feed, runs)
+        return wire.unpack_owners(counts, lengths, bytes(_exactly(self._feed, size)))
+
     # ---- rows out -------------------------------------------------------------------------------
 
     def _run(self, query: Query, tables: list[EngineTable]) -> None:
@@ -166,6 +180,7 @@ class Worker:
         self._send(Columns(columns))
         encoder = results.RowEncoder(result.schema, columns, values=query.values)
         rows = size = 0
+        output = _Output(self._send, query.held_above, self._file)
         for batch in result.batches:
             step = max(1, min(ROWS_MAX, batch.num_rows * ROWS_SIZE_BYTES // (batch.nbytes or 1)))
             for start in range(0, batch.num_rows, step):
@@ -177,8 +192,8 @@ class Worker:
                 size += len(data)
                 if size > query.size_max_bytes:
                     raise ResultLimit(Failure.BYTES)
-                self._send(Rows(part.num_rows, data))
-        self._send(Done(rows, self._kept.size_bytes))
+                output.put(part.num_rows, data)
+        self._send(Done(rows, self._kept.size_bytes, output.finish()))
 
     # ---- frames ---------------------------------------------------------------------------------
 
@@ -186,8 +201,54 @@ class Worker:
         self._control.sendall(wire.encode_frame(answer))
 
     def _receive(self) -> Query:
-        (size,) = wire.FRAME_HEAD.unpack(_exactly(self._control, wire.FRAME_HEAD.size))
+        head, files, _, _ = socket.recv_fds(self._control, wire.FRAME_HEAD.size, 1)
+        if not head:
+            raise ParentGone
+        self._file = files[0] if files else None
+        head += _exactly(self._control, wire.FRAME_HEAD.size - len(head))
+        (size,) = wire.FRAME_HEAD.unpack(head)
         return wire.decode_query(memoryview(_exactly(self._control, size)))
+
+
+class _Output:
+    """Rows of one result on their way: as messages, or into a file once they are many bytes."""
+
+    def __init__(self, send: Callable[[Rows], None], above: int, file: int | None) -> None:
+        self._send = send
+        self._above = above
+        self._file = file
+        self._waiting: list[Rows] = []
+        self._waiting_bytes = 0
+        self._written = 0
+
+    def put(self, count: int, data: bytes) -> None:
+        """Raises QueryMemoryExceeded."""
+        if self._file is None:
+            self._send(Rows(count, data))
+            return
+        self._waiting.append(Rows(count, data))
+        self._waiting_bytes += len(data)
+        if self._written or self._waiting_bytes > self._above:
+            self._write(self._file)
+
+    def _write(self, file: int) -> None:
+        comma = b"," if self._written else b""
+        data = comma + b",".join([rows.data for rows in self._waiting])
+        self._waiting.clear()
+        view = memoryview(data)
+        try:
+            while view:
+                done = os.write(file, view)
+                self._written += done
+                view = view[done:]
+        except OSError as error:
+            raise QueryMemoryExceeded(self._written) from error
+
+    def finish(self) -> int:
+        """Send what was few; the bytes in the file."""
+        for rows in self._waiting:
+            self._send(rows)
+        return self._written
 
 
 def merged(batches: list[pa.RecordBatch], schema: pa.Schema) -> list[pa.RecordBatch]:
@@ -205,6 +266,12 @@ def _exactly(source: socket.socket, size: int) -> bytearray:
             raise ParentGone
         view = view[got:]
     return data
+
+
+def _numbers(source: socket.socket, count: int) -> array[int]:
+    numbers = array("I")
+    numbers.frombytes(_exactly(source, count * numbers.itemsize))
+    return numbers
 
 
 def end_with_parent(parent: int) -> None:

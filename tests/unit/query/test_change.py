@@ -5,6 +5,7 @@ again.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -36,6 +37,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 LIMITS = ScanLimits()
 BODY = MESSAGES.by_name["body"]
 SCORE = MESSAGES.by_name["score"]
+MOVED = "SELECT id + 1000, body, at FROM t0"
 
 
 def by_predicate(
@@ -243,4 +245,12 @@ async def test_insert_select(warm: EnginePool, groups: FakeGroups) -> None:
     rows = groups.stored(MESSAGES, tenant())
     assert len(rows) == 6
     assert rows[-1] == message(12, body="MESSAGE NUMBER 2", at=1_700_000_000_000_002)
+    # It rests on what it read: a write in between makes it run again, over the newer rows.
+    groups.works.clear()
+    interfere(groups, 1, tenant())
+    assert await run(replace(plan, scan=scan_plan(MOVED, MESSAGES)), groups, warm) == 7
+    assert len(groups.works) == 2
+    interfere(groups, 20, tenant())
+    with pytest.raises(Conflict):
+        await run(replace(plan, scan=scan_plan(MOVED, MESSAGES)), groups, warm)
     assert groups.last[MESSAGES.id, tenant()] > Seq(0)

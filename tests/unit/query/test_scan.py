@@ -24,6 +24,8 @@ from kalamdb.query import scan
 from kalamdb.query.engine_pool import EnginePool
 from kalamdb.query.scan import ScanLimits, ScanResult
 from kalamdb.sql.bound import ScanSelect, ScanTable
+from kalamdb.sql.engine_query import USER_ID
+from kalamdb.sql.virtual import VirtualTable, virtual_table
 from tests.unit.query.world import (
     EVENTS,
     MESSAGES,
@@ -326,8 +328,57 @@ async def test_what_reading_raises_reaches_the_caller(pool: EnginePool, groups: 
 
 
 async def test_all_users_tables(pool: EnginePool, groups: FakeGroups) -> None:
-    used = (ScanTable("t0", MESSAGES, MESSAGES.readable, all_users=True),)
-    plan = ScanSelect(used, lambda env: "SELECT * FROM t0", ordered=False)
+    """Rows of every tenant with the tenant's name, beside the session's own ones."""
+    users = [f"user {number} \u00e9" for number in range(40)]
+    for number, user in enumerate(users):
+        groups.put(MESSAGES, tenant(user), *(message(each) for each in range(number % 3 + 1)))
+    columns = (*MESSAGES.readable, USER_ID)
+    used = (
+        ScanTable("t0", MESSAGES, columns, all_users=True),
+        ScanTable("t1", MESSAGES, MESSAGES.readable),
+    )
+    own = "(SELECT count(*) FROM t1) AS own"
+    text = f"SELECT _user_id, count(*), {own} FROM t0 GROUP BY 1 ORDER BY 1"
+    plan = ScanSelect(used, lambda env: text, ordered=True)
+    expected = [
+        [user, str(number % 3 + 1), "2"] for user, number in zip(users, range(40), strict=True)
+    ]
+    for _ in range(2):  # decoded, then kept
+        result = await scan.select(plan, env(users[1]), groups, pool, LIMITS)
+        assert rows(result) == sorted(expected)
+    assert [group for group, _ in result.seqs] == list(range(1, 9))
+    groups.put(MESSAGES, tenant("new"), message(1))
+    assert len(rows(await scan.select(plan, env(users[1]), groups, pool, LIMITS))) == 41
+    assert all(snapshot.closed for snapshot in groups.snapshots)
+
+
+async def test_a_large_tenant_among_small_ones(pool: EnginePool, groups: FakeGroups) -> None:
+    """Chunks are cut inside a tenant's rows and across tenants."""
+    groups.put(MESSAGES, tenant("a"), *(message(each) for each in range(5000)))
+    groups.put(MESSAGES, tenant("b"), message(1))
+    used = (ScanTable("t0", MESSAGES, (MESSAGES.columns[0], USER_ID), all_users=True),)
+    text = "SELECT _user_id, count(*) FROM t0 GROUP BY 1 ORDER BY 1"
+    plan = ScanSelect(used, lambda env: text, ordered=True)
+    found = rows(await scan.select(plan, env("c"), groups, pool, LIMITS))
+    assert found == [["a", "5000"], ["b", "1"]]
+
+
+async def test_system_tables_are_asked_once_and_seen_by_who_may(
+    pool: EnginePool, groups: FakeGroups
+) -> None:
+    asked: list[str] = []
+
+    async def opened(table: VirtualTable) -> list[tuple[object, ...]]:
+        asked.append(table.full_name)
+        return [(kind, kind, kind, None) for kind in ("a", "b", "a")]
+
+    datatypes = virtual_table("system", "datatypes")
+    plan = scan_plan("SELECT arrow_type, count(*) FROM t0 GROUP BY 1 ORDER BY 1", datatypes)
+    for _ in range(2):
+        result = await scan.select(plan, env(), groups, pool, LIMITS, open_virtual=opened)
+        assert rows(result) == [["a", "2"], ["b", "1"]]
+        assert result.cursor == "0"
+    assert asked == ["system.datatypes"] * 2
     with pytest.raises(Unsupported):
         await scan.select(plan, env(), groups, pool, LIMITS)
 

@@ -1,0 +1,137 @@
+"""What goes on at a node and can be ended: queries, live queries, transactions, connections.
+
+Whoever runs such things offers them as a `Source` (`offer`); `system` tables and SHOW list them,
+KILL ends one of them.
+
+Keeps: who may end something is decided here, once: roles dba and system whatever it is, everybody
+else what is their own. An id that is not there and an id of somebody else look the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Iterable, Iterator
+from dataclasses import dataclass
+from inspect import isawaitable
+from typing import Protocol
+
+from kalamdb.errors import NothingToKill
+from kalamdb.lib.clock import Clock
+from kalamdb.model.principal import Principal, Role
+from kalamdb.query.running import RunningQueries, RunningQuery
+from kalamdb.query.system import Values
+from kalamdb.session.transactions import Transactions
+from kalamdb.sql.redact import redacted
+from kalamdb.sql.statement import Ongoing
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One thing under way: its id, who started it, and its row of the `system` table."""
+
+    id: str
+    owner: str
+    row: Values
+
+
+class Source(Protocol):
+    """Things of one kind."""
+
+    def listed(self) -> Iterable[Item]: ...
+
+    def end(self, item_id: str) -> Awaitable[None] | None:
+        """End it. Nothing happens when it has ended by itself."""
+        ...
+
+
+class Activity:
+    """Everything under way on one node."""
+
+    def __init__(self) -> None:
+        self._sources: dict[Ongoing, Source] = {}
+
+    def offer(self, kind: Ongoing, source: Source) -> None:
+        """Things of this kind come from `source`; once per kind."""
+        assert kind not in self._sources
+        self._sources[kind] = source
+
+    def has(self, kind: Ongoing) -> bool:
+        return kind in self._sources
+
+    def listed(self, kind: Ongoing, principal: Principal) -> Iterator[Item]:
+        """What `principal` may see and end."""
+        source = self._sources.get(kind)
+        for item in () if source is None else source.listed():
+            if _may(principal, item):
+                yield item
+
+    async def kill(self, kind: Ongoing, item_id: str, principal: Principal) -> Item:
+        """End one thing. Raises NothingToKill."""
+        for item in self.listed(kind, principal):
+            if item.id == item_id:
+                ending = self._sources[kind].end(item_id)
+                if isawaitable(ending):
+                    await ending
+                return item
+        raise NothingToKill(kind.value.lower(), item_id)
+
+
+def _may(principal: Principal, item: Item) -> bool:
+    return principal.role.at_least(Role.DBA) or item.owner == principal.actor
+
+
+class QueriesSource:
+    """Implements `Source` over the running queries."""
+
+    def __init__(self, queries: RunningQueries, clock: Clock, node: int) -> None:
+        self._queries = queries
+        self._clock = clock
+        self._node = node
+
+    def listed(self) -> Iterator[Item]:
+        now_s = self._clock.monotonic_s()
+        for query in self._queries.listed():
+            yield Item(query.id, query.principal.actor, self._row(query, now_s))
+
+    def _row(self, query: RunningQuery, now_s: float) -> Values:
+        return (
+            query.id,
+            query.principal.user,
+            query.principal.actor,
+            query.state,
+            query.kind,
+            query.started_ms * 1000,
+            int((now_s - query.started_s) * 1000),
+            redacted(query.text),
+            self._node,
+        )
+
+    def end(self, item_id: str) -> None:
+        for query in self._queries.listed():
+            if query.id == item_id:
+                self._queries.stop(query)
+
+
+class TransactionsSource:
+    """Implements `Source` over the open transactions."""
+
+    def __init__(self, transactions: Transactions) -> None:
+        self._transactions = transactions
+
+    def listed(self) -> Iterator[Item]:
+        for one in self._transactions.list():
+            row = (
+                one.transaction_id,
+                one.user,
+                one.origin,
+                one.state,
+                one.age_ms,
+                one.idle_ms,
+                one.write_count,
+                one.write_bytes,
+                one.tables,
+                one.snapshot_seq,
+            )
+            yield Item(one.transaction_id, one.actor, row)
+
+    def end(self, item_id: str) -> None:
+        self._transactions.kill(item_id)
