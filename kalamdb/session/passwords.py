@@ -34,10 +34,10 @@ COMMON = frozenset(_COMMON.split())
 
 @dataclass(frozen=True, slots=True)
 class PasswordRules:
-    """What a new password must be. Lengths are in characters."""
+    """What a new password must be: `length_min` in characters, `length_max` in bytes of UTF-8."""
 
     length_min: int = 8
-    length_max: int = 256
+    length_max: int = 72
     classes: bool = False
 
 
@@ -52,8 +52,8 @@ def weakness(user: str, password: str, rules: PasswordRules) -> str | None:
     """What is wrong with a new password; None for nothing."""
     if len(password) < rules.length_min:
         return f"has fewer than {rules.length_min} characters"
-    if len(password) > rules.length_max:
-        return f"has more than {rules.length_max} characters"
+    if len(password.encode("utf-8", "surrogatepass")) > rules.length_max:
+        return f"has more than {rules.length_max} bytes"
     lowered = password.lower()
     if "\x00" in password:
         return "holds a NUL character"

@@ -1,8 +1,9 @@
 """What a token says, and the cache of tokens found good.
 
 Keeps: the cache is keyed by the whole header as it came, is bounded, and never answers for a token
-that has expired or whose user changed since (dropped, other role, signed out): `fresh` compares the
-user's epoch and role again whenever the catalog has moved on.
+that has expired or whose user changed since (dropped, other role, signed out): `stands` compares
+the user's epoch and role again whenever the catalog has moved on. When a key of the outside issuer
+is withdrawn, all its tokens are verified again.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ from dataclasses import dataclass
 from enum import Enum
 
 from kalamdb.model.catalog import CatalogView, User
-from kalamdb.model.principal import Principal
+from kalamdb.model.principal import Principal, Role
+
+LEEWAY_MS = 60_000
+PASSING_EPOCH = 0  # of who signs in at the outside issuer and is not stored; stored users have more
 
 
 class TokenKind(Enum):
@@ -21,13 +25,17 @@ class TokenKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """A verified token. Times are Unix milliseconds."""
+    """A verified token of ours. Times are Unix milliseconds. `issuer` is the outside one that
+    vouched for a user who is not stored.
+    """
 
     user: str
     role: str
     epoch: int
     kind: TokenKind
     expires_ms: int
+    issuer: str | None = None
+    email: str | None = None
 
 
 @dataclass(slots=True)
@@ -37,6 +45,7 @@ class CachedToken:
     principal: Principal
     good_until_ms: int
     catalog_version: int
+    outside: bool = False
 
 
 class TokenCache:
@@ -56,6 +65,11 @@ class TokenCache:
     def drop(self, header: str) -> None:
         self._entries.pop(header, None)
 
+    def drop_outside(self) -> None:
+        """Forget every token of the outside issuer."""
+        for header in [header for header, entry in self._entries.items() if entry.outside]:
+            del self._entries[header]
+
     def __len__(self) -> int:
         return len(self._entries)
 
@@ -70,7 +84,11 @@ def names(claims: Claims, catalog: CatalogView) -> User | None:
 
 def stands(principal: Principal, catalog: CatalogView) -> bool:
     """Is who signed in still the same user with the same role?"""
-    user = catalog.users.get(principal.actor)
-    if user is None or user.epoch != principal.epoch:
+    actor = principal.actor
+    user = catalog.users.get(actor)
+    if user is None:
+        passing = principal.epoch == PASSING_EPOCH and principal.role is Role.USER
+        return passing and actor not in catalog.dropped_users
+    if user.epoch != principal.epoch:
         return False
-    return user.role is principal.role or principal.user != principal.actor
+    return user.role is principal.role or principal.user != actor

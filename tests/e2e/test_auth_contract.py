@@ -71,7 +71,8 @@ async def ask(
     if token:
         headers["Authorization"] = f"Bearer {token}"
     if cookie:
-        headers["Cookie"] = cookie
+        own = {"Origin": node.server.url, "Content-Type": "application/json"}
+        headers |= {"Cookie": cookie, **own}
     url = f"{node.server.url}/v1/api/auth/{name}"
     async with node.http.request(method, url, json=body, headers=headers) as response:
         return Reply(response.status, await response.json(), response.headers)
@@ -361,8 +362,60 @@ async def test_a_change_of_the_user_ends_its_tokens(node: Node, change: str) -> 
     assert (await ask(node, "me", token=user.token, method="GET")).status == 401
     if change.startswith("DROP"):
         assert (await sign_in(node, name)).word == (401, "unauthorized")
-        await node.root.ok(f"CREATE USER {name} WITH PASSWORD '{ROOT_PASSWORD}' ROLE user")
+        again = f"CREATE USER {name} WITH PASSWORD '{ROOT_PASSWORD}' ROLE user"
+        taken = await node.root.sql(again)
+        assert (taken.status, taken.body["error"]["sqlstate"]) == (400, "42710")
+        await node.root.ok(f"{again} REUSE DATA")
         assert (await with_token(node, user.token)).status == 401, "another user of the same name"
+
+
+async def test_the_rows_of_a_dropped_user_are_not_inherited_by_accident(node: Node) -> None:
+    first = await node.user("heir")
+    await first.ok("INSERT INTO app.notes VALUES (1, 'of the first')")
+    await node.root.ok("DROP USER heir")
+    made = f"CREATE USER heir WITH PASSWORD '{NEW_PASSWORD}' ROLE user"
+    for sql in (made, made.replace("USER heir", "USER IF NOT EXISTS heir")):
+        refused = await node.root.sql(sql)
+        assert (refused.status, refused.code) == (400, "SQL_EXECUTION_ERROR")
+        assert "REUSE DATA" in refused.body["error"]["message"]
+    await node.root.ok(f"{made} REUSE DATA")
+    token = (await sign_in(node, "heir", NEW_PASSWORD)).body["access_token"]
+    heir = Client(node.http, node.server.url, token)
+    assert (await heir.ok("SELECT body FROM app.notes")).rows == [["of the first"]]
+
+
+async def test_everybody_may_change_their_own_password(node: Node) -> None:
+    user = await node.user("changer")
+    for sql in (
+        f"ALTER USER 'a-user' SET PASSWORD '{NEW_PASSWORD}'",
+        "ALTER USER changer SET ROLE dba",
+        "ALTER USER changer SET EMAIL 'x@example.org'",
+        f"EXECUTE AS 'changer' (ALTER USER changer SET PASSWORD '{NEW_PASSWORD}')",
+    ):
+        assert (await user.sql(sql)).status in (400, 403), sql
+    weak = await user.sql("ALTER USER changer SET PASSWORD 'short'")
+    assert (weak.status, weak.body["error"]["sqlstate"]) == (400, "22023")
+    too_long = await user.sql(f"ALTER USER changer SET PASSWORD '{'ü' * 37}'")
+    assert too_long.status == 400, "72 bytes at most"
+    await user.ok(f"ALTER USER changer SET PASSWORD '{NEW_PASSWORD}'")
+    assert (await with_token(node, user.token)).code == "INVALID_CREDENTIALS"
+    assert (await sign_in(node, "changer")).status == 401
+    assert (await sign_in(node, "changer", NEW_PASSWORD)).status == 200
+
+
+async def test_failing_for_another_locks_out_oneself(node: Node) -> None:
+    await node.user("victim")
+    url = f"{node.server.url}/v1/api/auth/login"
+    thief = {"X-Forwarded-For": "203.0.113.66"}
+    said = {"user": "victim", "password": "wrong-password-here"}
+    for _ in range(5):
+        async with node.http.post(url, json=said, headers=thief) as response:
+            assert (await response.json())["error"] == "unauthorized"
+    async with node.http.post(url, json=said, headers=thief) as response:
+        body = await response.json()
+        assert (response.status, body["error"]) == (401, "account_locked")
+        assert "1 minute" in body["message"]
+    assert (await sign_in(node, "victim")).status == 200
 
 
 # ---- rights that end while connected ------------------------------------------------------------
@@ -374,13 +427,17 @@ async def test_a_change_of_the_user_ends_its_tokens(node: Node, change: str) -> 
         ("live-dropped", "DROP USER 'live-dropped'"),
         ("live-promoted", "ALTER USER 'live-promoted' SET ROLE service"),
         ("live-password", "ALTER USER 'live-password' SET PASSWORD 'another-long-password-1'"),
+        ("live-leaving", "logout"),
     ],
 )
 async def test_lost_rights_end_the_connection(node: Node, name: str, change: str) -> None:
     user = await node.user(name)
     async with live(user) as they:
         await they.snapshot("m", "SELECT id FROM app.notes", {})
-        await node.root.ok(change)
+        if change == "logout":
+            assert (await ask(node, "logout", token=user.token)).status == 200
+        else:
+            await node.root.ok(change)
         code, frames = await they.closed(ENDED_WITHIN_S + 1)
         assert (code, frames[-1]["type"]) == (1008, "auth_error")
 

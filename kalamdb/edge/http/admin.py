@@ -20,6 +20,7 @@ from kalamdb.errors import KalamError, PermissionDenied
 from kalamdb.lib.observe import Metrics
 from kalamdb.model.principal import Role
 from kalamdb.ports import LogStatus
+from kalamdb.session.auth import when_keys_are_there
 
 VERSION = "0.1.0"
 API_VERSION = "v1"
@@ -70,12 +71,12 @@ class AdminEdge:
         return reply(body, 200 if status.serves else 503)
 
     async def metrics(self, request: web.Request) -> web.Response:
-        return self._for_operators(
+        return await self._for_operators(
             request, lambda: web.Response(body=self._metrics.render(), headers=TEXT_HEADERS)
         )
 
     async def digest(self, request: web.Request) -> web.Response:
-        return self._for_operators(
+        return await self._for_operators(
             request,
             lambda: reply(
                 {"groups": {str(group): digest for group, digest in self._node.digests().items()}}
@@ -83,17 +84,17 @@ class AdminEdge:
         )
 
     async def raft(self, request: web.Request) -> web.Response:
-        return self._for_operators(
+        return await self._for_operators(
             request, lambda: reply({"groups": [asdict(log) for log in self._node.logs()]})
         )
 
-    def _for_operators(
+    async def _for_operators(
         self, request: web.Request, answer: Callable[[], web.Response]
     ) -> web.Response:
         header = request.headers.get("Authorization")
         try:
             if header is not None or not self._origins.is_local(request):
-                principal = self._auth.authenticate(header)
+                principal = await when_keys_are_there(lambda: self._auth.authenticate(header))
                 if not principal.role.at_least(Role.DBA):
                     raise PermissionDenied("reading the state of the node", "role dba")
         except KalamError as error:

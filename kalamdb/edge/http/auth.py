@@ -1,46 +1,50 @@
 """/v1/api/auth/*: sign in, refresh, sign out, who am I, first setup.
 
 Errors are `{"error", "message"}` with the words of `WORDS`. Keeps: login, refresh and setup are
-counted by address; tokens go into HttpOnly cookies, which only these routes read.
+counted by address. A header that names a token goes before a cookie; see `signed_in.py` for those.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 from aiohttp import web
 
-from kalamdb.config import AuthSettings
 from kalamdb.edge import faults
 from kalamdb.edge.http.body import check_content_type, check_no_duplicates, read_body
 from kalamdb.edge.http.origin import Origins
 from kalamdb.edge.http.replies import reply
+from kalamdb.edge.http.signed_in import (
+    ACCESS_COOKIE,
+    REFRESH_COOKIE,
+    Cookies,
+    is_admin,
+    shown,
+)
 from kalamdb.errors import (
     AlreadyExists,
+    InvalidCredentials,
     InvalidDefinition,
     KalamError,
     MalformedRequest,
     RateLimited,
     SetupRequired,
+    TokenExpired,
+    UserDropped,
     WeakPassword,
 )
 from kalamdb.lib.rates import Buckets
-from kalamdb.model.catalog import User
-from kalamdb.model.principal import Role
 from kalamdb.session.auth import (
     ROOT_PASSWORD,
     Authenticator,
     FirstUser,
-    SignIn,
     bearer_token,
+    when_keys_are_there,
 )
 
-ACCESS_COOKIE = "kalamdb_auth"
-REFRESH_COOKIE = "kalamdb_refresh"
 BODY_MAX_BYTES = 64 * 1024
 NAME_LENGTH_MAX = 128
 PASSWORD_LENGTH_MAX = 1024
@@ -73,7 +77,7 @@ class SetupBody(msgspec.Struct, forbid_unknown_fields=True):
     email: str | None = None
 
 
-Body = TypeVar("Body", LoginBody, SetupBody)
+Body = TypeVar("Body", bound=msgspec.Struct)
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 
 
@@ -83,12 +87,12 @@ class AuthEdge:
     def __init__(
         self,
         auth: Authenticator,
-        settings: AuthSettings,
+        cookies: Cookies,
         origins: Origins,
         attempts: Buckets | None,
     ) -> None:
         self._auth = auth
-        self._settings = settings
+        self._cookies = cookies
         self._origins = origins
         self._attempts = attempts
 
@@ -105,28 +109,43 @@ class AuthEdge:
         ]
 
     async def _login(self, request: web.Request) -> web.Response:
-        self._attempt(request)
-        body = await _decoded(request, LoginBody)
+        self.attempt(request)
+        body = await decoded(request, LoginBody)
         user = _named(body)
         if len(user) > NAME_LENGTH_MAX or len(body.password) > PASSWORD_LENGTH_MAX:
             raise MalformedRequest("the user name or the password is too long")
-        return self._signed_in(request, await self._auth.login(user, body.password))
+        address = self._origins.key(request)
+        done = await self._auth.login(user, body.password, address)
+        return self._cookies.signed_in(request, done)
 
     async def _refresh(self, request: web.Request) -> web.Response:
-        self._attempt(request)
-        token = request.cookies.get(REFRESH_COOKIE) or _bearer(request)
-        return self._signed_in(request, self._auth.refresh(token))
+        self.attempt(request)
+        token = _bearer(request)
+        if token is not None:
+            return self._cookies.signed_in(request, self._auth.refresh(token))
+        token = self._cookies.to_change(request, REFRESH_COOKIE)
+        try:
+            return self._cookies.signed_in(request, self._auth.refresh(token))
+        except (InvalidCredentials, TokenExpired) as error:
+            response = refusal(error)
+            self._cookies.clear(request, response)  # it will never be good again
+            return response
 
     async def _logout(self, request: web.Request) -> web.Response:
-        await self._auth.logout(_bearer(request) or request.cookies.get(ACCESS_COOKIE))
+        tokens = [_bearer(request)]
+        if tokens == [None]:
+            tokens = [
+                self._cookies.to_change(request, name) for name in (ACCESS_COOKIE, REFRESH_COOKIE)
+            ]
+        await self._auth.logout(*tokens, address=self._origins.key(request))
         response = reply({"message": "signed out"})
-        for name in (ACCESS_COOKIE, REFRESH_COOKIE):
-            response.del_cookie(name, path="/", httponly=True, samesite="Strict")
+        self._cookies.clear(request, response)
         return response
 
     async def _me(self, request: web.Request) -> web.Response:
-        user = self._auth.me(_bearer(request) or request.cookies.get(ACCESS_COOKIE))
-        return reply({"user": _shown(user), "admin_ui_access": _is_admin(user)})
+        token = _bearer(request) or request.cookies.get(ACCESS_COOKIE)
+        user = await when_keys_are_there(lambda: self._auth.me(token))
+        return reply({"user": shown(user), "admin_ui_access": is_admin(user)})
 
     async def _status(self, request: web.Request) -> web.Response:
         self._auth.check_local("the setup status", local=self._origins.is_local(request))
@@ -136,45 +155,20 @@ class AuthEdge:
 
     async def _setup(self, request: web.Request) -> web.Response:
         self._auth.check_local("setup", local=self._origins.is_local(request))
-        self._attempt(request)
-        body = await _decoded(request, SetupBody)
+        self._cookies.check_no_stranger(request, "setup")
+        self.attempt(request)
+        body = await decoded(request, SetupBody)
         first = FirstUser(_named(body), body.password, body.root_password, body.email)
-        user = await self._auth.setup(first)
-        return reply({"user": _shown(user), "message": "setup is done; sign in"})
+        user = await self._auth.setup(first, self._origins.key(request))
+        return reply({"user": shown(user), "message": "setup is done; sign in"})
 
-    def _attempt(self, request: web.Request) -> None:
+    def attempt(self, request: web.Request) -> None:
+        """Count a sign-in by its address. Raises RateLimited."""
         if self._attempts is None:
             return
         wait_s = self._attempts.take(self._origins.key(request))
         if wait_s:
             raise RateLimited("the limit of sign-ins", math.ceil(wait_s))
-
-    def _signed_in(self, request: web.Request, done: SignIn) -> web.Response:
-        response = reply(
-            {
-                "user": _shown(done.user),
-                "admin_ui_access": _is_admin(done.user),
-                "expires_at": _rfc3339(done.expires_ms),
-                "access_token": done.access_token,
-                "refresh_token": done.refresh_token,
-                "refresh_expires_at": _rfc3339(done.refresh_expires_ms),
-            }
-        )
-        secure = self._settings.cookie_secure and self._origins.is_https(request)
-        for name, token, expires_ms in (
-            (ACCESS_COOKIE, done.access_token, done.expires_ms),
-            (REFRESH_COOKIE, done.refresh_token, done.refresh_expires_ms),
-        ):
-            response.set_cookie(
-                name,
-                token,
-                path="/",
-                httponly=True,
-                samesite="Strict",
-                secure=secure,
-                expires=_http_date(expires_ms),
-            )
-        return response
 
 
 def answering(handler: Handler) -> Handler:
@@ -184,13 +178,17 @@ def answering(handler: Handler) -> Handler:
         try:
             return await handler(request)
         except KalamError as error:
-            status, word = word_of(error)
-            body = {"error": word, "message": faults.message_of(error)}
-            after_s = faults.retry_after_s(error)
-            extra = {} if after_s is None else {"Retry-After": str(after_s)}
-            return reply(body, status, extra)
+            return refusal(error)
 
     return answered
+
+
+def refusal(error: KalamError) -> web.Response:
+    status, word = word_of(error)
+    body = {"error": word, "message": faults.message_of(error)}
+    after_s = faults.retry_after_s(error)
+    extra = {} if after_s is None else {"Retry-After": str(after_s)}
+    return reply(body, status, extra)
 
 
 def word_of(error: KalamError) -> tuple[int, str]:
@@ -202,6 +200,8 @@ def word_of(error: KalamError) -> tuple[int, str]:
             return 400, "weak_password"
         case InvalidDefinition():
             return 400, "invalid_user"
+        case UserDropped():
+            return 409, "user_exists"
         case AlreadyExists(kind=kind):
             return 409, "already_configured" if kind == ROOT_PASSWORD else "user_exists"
         case _:
@@ -209,7 +209,8 @@ def word_of(error: KalamError) -> tuple[int, str]:
             return fault.status, WORDS.get(fault.code, fault.code.lower())
 
 
-async def _decoded(request: web.Request, kind: type[Body]) -> Body:
+async def decoded(request: web.Request, kind: type[Body]) -> Body:
+    """The JSON body. Raises MalformedRequest, BodyTooLarge."""
     check_content_type(request)
     body = await read_body(request, BODY_MAX_BYTES)
     try:
@@ -229,26 +230,3 @@ def _named(body: LoginBody | SetupBody) -> str:
 def _bearer(request: web.Request) -> str | None:
     header = request.headers.get("Authorization")
     return None if header is None else bearer_token(header)
-
-
-def _is_admin(user: User) -> bool:
-    return user.role.at_least(Role.DBA)
-
-
-def _shown(user: User) -> dict[str, Any]:
-    return {
-        "id": user.name,
-        "role": user.role.value,
-        "email": user.email,
-        "created_at": _rfc3339(user.created_ms),
-        "updated_at": _rfc3339(user.updated_ms),
-    }
-
-
-def _rfc3339(at_ms: int) -> str:
-    at = datetime.fromtimestamp(at_ms / 1000, UTC)
-    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _http_date(at_ms: int) -> str:
-    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%a, %d %b %Y %H:%M:%S GMT")

@@ -21,7 +21,7 @@ from tests.unit.session.fakes import FakeClock, FakeIds, quick_passwords
     "password",
     [
         "short",
-        "x" * 257,
+        "pässwörter " * 6,  # 66 characters, 78 bytes
         "password",
         "PASSWORD",
         "Qwerty123",
@@ -77,21 +77,49 @@ async def test_only_so_many_wait() -> None:
 
 def test_lockout_counts_failures_in_a_row_and_is_bounded() -> None:
     clock = FakeClock()
-    lockout = Lockout(clock, failures_max=2, lock_s=60, names_max=3)
-    lockout.failed("a")
-    assert lockout.locked_s("a") == 0
-    lockout.failed("a")
-    assert lockout.locked_s("a") == 60
+    lockout = Lockout(clock, failures_max=2, lock_s=60, entries_max=6)
+    lockout.failed("a", "h")
+    assert lockout.locked_s("a", "h") == 0
+    lockout.failed("a", "h")
+    assert lockout.locked_s("a", "h") == 60
     clock.pass_s(59.5)
-    assert lockout.locked_s("a") == 1
+    assert lockout.locked_s("a", "h") == 1
     clock.pass_s(0.5)
-    assert lockout.locked_s("a") == 0
-    lockout.failed("a")
-    assert lockout.locked_s("a") == 0
-    lockout.failed("a")
+    assert lockout.locked_s("a", "h") == 0
+    lockout.failed("a", "h")
+    assert lockout.locked_s("a", "h") == 0
+    lockout.failed("a", "h")
     for name in "bcd":
-        lockout.failed(name)
-    assert lockout.locked_s("a") == 0
+        lockout.failed(name, "h")
+    assert lockout.locked_s("a", "h") == 0
+    assert len(lockout) == 6
+
+
+def test_who_fails_for_another_locks_themselves_out() -> None:
+    clock = FakeClock()
+    lockout = Lockout(clock, failures_max=2, lock_s=60)
+    lockout.succeeded("a", "home")
+    for _ in range(2):
+        lockout.failed("a", "thief")
+    assert lockout.locked_s("a", "thief") == 60
+    assert lockout.locked_s("a", "elsewhere") == lockout.locked_s("a", "home") == 0
+
+
+def test_many_addresses_lock_a_user_but_where_it_has_been() -> None:
+    clock = FakeClock()
+    lockout = Lockout(clock, failures_max=2, lock_s=60)
+    lockout.succeeded("a", "home")
+    for number in range(20):
+        assert lockout.locked_s("a", "elsewhere") == 0
+        lockout.failed("a", f"thief {number}")
+    assert lockout.locked_s("a", "elsewhere") == 60
+    assert lockout.locked_s("a", "home") == 0, "who was there before is let in"
+    for _ in range(2):
+        lockout.failed("a", "home")
+    assert lockout.locked_s("a", "home") == 60, "and guesses there count as ever"
+    assert lockout.locked_s("b", "elsewhere") == 0
+    clock.pass_s(60)
+    assert lockout.locked_s("a", "elsewhere") == 0
 
 
 def test_buckets_fill_again_and_are_bounded() -> None:
