@@ -38,15 +38,19 @@ _Field = tuple[int, str, Callable[[Any], Any] | None]
 
 
 class FeedEvent:
-    """One serialised event. `frames` and `deflated` belong to the edge: what it made of it once."""
+    """One serialised event; `seq` is the last change it stands for, 0 for results evaluated anew.
 
-    __slots__ = ("deflated", "frames", "seq", "tail")
+    `frames`, `deflated` and `packed` belong to the edge: what it made of it once.
+    """
+
+    __slots__ = ("deflated", "frames", "packed", "seq", "tail")
 
     def __init__(self, seq: Seq, tail: bytes) -> None:
         self.seq = seq
         self.tail = tail
         self.frames: dict[bytes, bytes] = {}
         self.deflated: bytes | None = None
+        self.packed: object = None
 
 
 def event_prefix(subscription_id: str) -> bytes:
@@ -59,7 +63,8 @@ class Renderer:
 
     def __init__(self, plan: LivePlan) -> None:
         table = plan.table
-        self._key = _fields(table.key_columns)
+        named = {column.id: column for column in plan.columns}
+        self._key = _fields([named.get(column.id, column) for column in table.key_columns])
         key_ids = set(table.primary_key)
         shown = [column for column in plan.columns if column.id >= 0]
         if table.has_hidden_key and all(column.id not in key_ids for column in shown):

@@ -7,29 +7,39 @@
 4. An outlet that has no room refuses an event; its subscription leaves the feed there, with its
    position, and catches up from the change log. It is never skipped.
 
-Invariants: a member of a feed has been given everything of its chain up to the feed's position; the
-rows of one transaction end with exactly one `commit` frame per feed. A chain nobody watches costs
-one look-up. A position is the seq of a change of the member's own chain: the group's would tell a
-client when others write.
+Feeds whose filter holds `column = value` are found by the values of a change's two images; only
+feeds without such a condition look at every change of their chain (`feed.chain`).
+
+A *watcher* gets no changes: it is told that there were some, after the whole batch is written, in
+chains or in tables it names. Live queries that are evaluated anew are watchers.
+
+Invariants: a member of a feed has been given everything of its chain up to the chain's position;
+the rows of one transaction end with exactly one `commit` frame per feed. A chain nobody watches
+costs one look-up. A position is the seq of a change of the member's own chain: the group's would
+tell a client when others write.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
 from kalamdb.errors import KalamError
+from kalamdb.feed.chain import ChainFeeds
 from kalamdb.feed.events import FeedEvent, Renderer
-from kalamdb.feed.predicate import ChangeKind, judge
+from kalamdb.feed.predicate import ChangeKind, completed, judge
 from kalamdb.model import keys
 from kalamdb.model.change import Change, ChangeBatch
-from kalamdb.model.ids import Seq
+from kalamdb.model.ids import Seq, TableId
+from kalamdb.model.table import TableDef
 from kalamdb.sql.bound import LivePlan
 
 # What the user's own WHERE may raise over a row. It ends their subscriptions; it must not end
 # apply.
 FILTER_FAULTS = (KalamError, ArithmeticError, LookupError, TypeError, ValueError)
+_TABLE_BYTES = 4  # a chain begins with its table
 
 
 class EndReason(Enum):
@@ -39,15 +49,19 @@ class EndReason(Enum):
     SCHEMA_CHANGED = "SCHEMA_CHANGED"
     LEADERSHIP_LOST = "LEADERSHIP_LOST"
     FILTER_FAILED = "SUBSCRIPTION_FAILED"
+    BROKEN = "INTERNAL_ERROR"
 
 
 @dataclass(frozen=True, slots=True)
 class StreamEnd:
-    """The end of one stream. `cursor` is where it stands in its chain: what it was given last."""
+    """The end of one stream. `cursor` is where it stands: what it was given last.
+
+    A Seq of its chain, or the text of a result's cursor (`feed.cursor`).
+    """
 
     reason: EndReason
     detail: str
-    cursor: Seq
+    cursor: Seq | str
 
 
 class Push(Protocol):
@@ -72,6 +86,23 @@ class Member(Protocol):
     def end(self, end: StreamEnd) -> None: ...
 
 
+class Watcher(Protocol):
+    """Who wants to know that something changed."""
+
+    @property
+    def tables(self) -> Sequence[TableDef]:
+        """The definitions it rests on."""
+        ...
+
+    def touched(self) -> None:
+        """Something changed in what it watches; the batch is written. Must not raise or wait."""
+        ...
+
+    def end_watch(self, reason: EndReason, detail: str) -> None:
+        """It is watched for no longer, in any hub it named to this one."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class HubStatistics:
     """`events` serialised, `deliveries` handed to members, `fallen` refused for want of room."""
@@ -84,16 +115,12 @@ class HubStatistics:
 
 
 class Feed:
-    """The members of one shape on one chain.
+    """The members of one shape on one chain. `event_seq`: the last change they were handed."""
 
-    `seq` is the last change judged, `event_seq` the last one its members were handed.
-    """
-
-    __slots__ = ("_held", "_hub", "_render", "_where", "event_seq", "members", "plan", "seq")
+    __slots__ = ("_held", "_hub", "_render", "_where", "event_seq", "members", "plan")
 
     def __init__(self, hub: Hub, plan: LivePlan) -> None:
         self.plan = plan
-        self.seq = Seq(0)
         self.event_seq = Seq(0)
         self.members: dict[Member, tuple[Push, bytes]] = {}
         self._hub = hub
@@ -106,11 +133,10 @@ class Feed:
     def take(self, change: Change) -> None:
         """Judge a change; what was held before it goes out as not the last of its transaction."""
         try:
-            kind = judge(self._where, change)
+            kind = judge(self._where, completed(change, self.plan.table))
             if kind is not None:
                 self.release(commit=False)
                 self._held = (kind, change)
-            self.seq = change.seq
         except FILTER_FAULTS as fault:
             self._fail(change, fault)
 
@@ -141,6 +167,16 @@ class Feed:
             member.end(StreamEnd(EndReason.FILTER_FAILED, str(fault), member.position))
 
 
+def reads_alike(old: TableDef, new: TableDef) -> bool:
+    """Do two versions of a table show the same rows to the same readers?"""
+    return (old.columns, old.primary_key, old.full_name, old.options) == (
+        new.columns,
+        new.primary_key,
+        new.full_name,
+        new.options,
+    )
+
+
 class Hub:
     """The `ChangeSink` of one group on one node."""
 
@@ -150,42 +186,91 @@ class Hub:
         self.deliveries = 0
         self.fallen = 0
         self._joined_upto = Seq(0)
-        self._chains: dict[bytes, dict[str, Feed]] = {}
+        self._chains: dict[bytes, ChainFeeds[Feed]] = {}
         self._members: dict[Member, Feed | None] = {}
+        self._watched: dict[bytes, dict[Watcher, None]] = {}  # by chain, or by a chain's table part
+        self._watchers: dict[Watcher, tuple[bytes, ...]] = {}
 
     # ---- the machine's side ---------------------------------------------------------------------
 
     def watches(self, chain: bytes) -> bool:
-        return chain in self._chains
+        if chain in self._chains:
+            return True
+        watched = self._watched
+        return bool(watched) and (chain in watched or chain[:_TABLE_BYTES] in watched)
 
     def publish(self, batch: ChangeBatch) -> None:
         """Hand out a batch. Everything is queued at its outlet when this returns."""
         touched: dict[Feed, None] = {}
+        watchers: dict[Watcher, None] = {}
         for change in batch.changes:
-            feeds = self._chains.get(keys.chain(change.table, change.partition))
+            chain = keys.chain(change.table, change.partition)
+            feeds = self._chains.get(chain)
             if feeds is not None:
                 assert change.seq > self._joined_upto, "published after a snapshot that holds it"
-                for feed in tuple(feeds.values()):  # a feed that loses its last member is forgotten
+                for feed in feeds.candidates(change):
                     feed.take(change)
                     touched[feed] = None
+                feeds.seq = change.seq
+            if self._watched:
+                watchers.update(self._watched.get(chain, ()))
+                watchers.update(self._watched.get(chain[:_TABLE_BYTES], ()))
             if change.last_of_txn and touched:
                 self._commit(touched)
         if touched:
             self._commit(touched)
         self.seq_last = max(self.seq_last, batch.seq_last)
+        for watcher in watchers:
+            watcher.touched()
 
-    def close_table(self, table: int, reason: EndReason = EndReason.TABLE_DROPPED) -> None:
-        """End the subscriptions of a table that was dropped (or has another definition now)."""
-        self._end_all(
-            [member for member in self._members if member.plan.table.id == table],
-            reason,
-            "",
-        )
+    def close_table(self, table: int) -> None:
+        """End the subscriptions of a table that was dropped."""
+        members = [member for member in self._members if member.plan.table.id == table]
+        self._end_all(members, EndReason.TABLE_DROPPED, "")
+        self._end_watchers(EndReason.TABLE_DROPPED, table, None)
+
+    def close_older(self, table: TableDef) -> None:
+        """End the subscriptions that rest on an older definition of a table.
+
+        Those of single rows go on when rows are read as before: an index was made, say.
+        """
+        members = [
+            member
+            for member in self._members
+            if member.plan.table.id == table.id
+            and member.plan.table.version < table.version
+            and not reads_alike(member.plan.table, table)
+        ]
+        self._end_all(members, EndReason.SCHEMA_CHANGED, "")
+        self._end_watchers(EndReason.SCHEMA_CHANGED, table.id, table.version)
 
     def close_all(self, reason: str) -> None:
         """End every stream: this node leads the group no longer, or its state was replaced."""
         self._end_all(list(self._members), EndReason.LEADERSHIP_LOST, reason)
+        for watcher in list(self._watchers):
+            self.unwatch(watcher)
+            watcher.end_watch(EndReason.LEADERSHIP_LOST, reason)
         self._joined_upto = Seq(0)
+
+    # ---- the watchers' side ---------------------------------------------------------------------
+
+    def watch(
+        self, watcher: Watcher, chains: Sequence[bytes], tables: Sequence[TableId] = ()
+    ) -> None:
+        """Be told of changes of `chains`, and of `tables` in whatever partition."""
+        places = (*chains, *(keys.U32.pack(table) for table in tables))
+        self.unwatch(watcher)
+        self._watchers[watcher] = places
+        for place in places:
+            self._watched.setdefault(place, {})[watcher] = None
+
+    def unwatch(self, watcher: Watcher) -> None:
+        for place in self._watchers.pop(watcher, ()):
+            watchers = self._watched.get(place)
+            if watchers is not None:
+                watchers.pop(watcher, None)
+                if not watchers:
+                    del self._watched[place]
 
     # ---- the subscriptions' side ----------------------------------------------------------------
 
@@ -200,10 +285,13 @@ class Hub:
         group's position in this very step.
         """
         assert member in self._members, "a subscription enters before it joins"
-        feeds = self._chains.setdefault(member.chain, {})
-        feed = feeds.get(member.plan.shape)
+        feeds = self._chains.get(member.chain)
+        if feeds is None:
+            feeds = self._chains[member.chain] = ChainFeeds()
+        feed = feeds.by_shape.get(member.plan.shape)
         if feed is None:
-            feed = feeds[member.plan.shape] = Feed(self, member.plan)
+            feed = Feed(self, member.plan)
+            feeds.add(feed)
         feed.members[member] = (member.push, member.prefix)
         member.position = position
         self._joined_upto = max(self._joined_upto, group_seq)
@@ -216,7 +304,7 @@ class Hub:
             return
         self._members[member] = None
         if feed.members.pop(member, None) is not None:
-            member.position = max(member.position, feed.seq)
+            member.position = max(member.position, self._chains[member.chain].seq)
         if not feed.members:
             self._forget(member.chain, feed)
 
@@ -238,7 +326,9 @@ class Hub:
     def cursor(self, member: Member) -> Seq:
         """The last change of its chain that a subscription was given, or that was not for it."""
         feed = self._members.get(member)
-        return member.position if feed is None else max(member.position, feed.seq)
+        if feed is None:
+            return member.position
+        return max(member.position, self._chains[member.chain].seq)
 
     def event_seq(self, member: Member) -> Seq:
         """The last event of the feed a subscription is in, which it has; 0 for none."""
@@ -248,7 +338,7 @@ class Hub:
     def statistics(self) -> HubStatistics:
         return HubStatistics(
             len(self._members),
-            sum(map(len, self._chains.values())),
+            sum(len(feeds.by_shape) for feeds in self._chains.values()),
             self.events,
             self.deliveries,
             self.fallen,
@@ -265,9 +355,17 @@ class Hub:
             text = detail or member.plan.table.full_name
             member.end(StreamEnd(reason, text, member.position))
 
+    def _end_watchers(self, reason: EndReason, table: int, version: int | None) -> None:
+        for watcher in list(self._watchers):
+            for used in watcher.tables:
+                if used.id == table and (version is None or used.version < version):
+                    self.unwatch(watcher)
+                    watcher.end_watch(reason, used.full_name)
+                    break
+
     def _forget(self, chain: bytes, feed: Feed) -> None:
         feeds = self._chains.get(chain)
-        if feeds is not None and feeds.get(feed.plan.shape) is feed:
-            del feeds[feed.plan.shape]
-            if not feeds:
+        if feeds is not None and feeds.by_shape.get(feed.plan.shape) is feed:
+            feeds.remove(feed)
+            if not feeds.by_shape:
                 del self._chains[chain]

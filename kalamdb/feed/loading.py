@@ -12,7 +12,7 @@ from itertools import islice
 
 from kalamdb.errors import ResultTooLarge
 from kalamdb.feed.events import Renderer
-from kalamdb.model.codec import decode_row
+from kalamdb.model.codec import row_reader
 from kalamdb.model.ids import Partition, Seq
 from kalamdb.ports import Snapshot
 from kalamdb.sql.bound import LivePlan
@@ -36,12 +36,14 @@ class Newest:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Where a snapshot stands. `seq` is its cursor, once all its rows were given out."""
+    """Where a snapshot stands. `seq` is its cursor, once all its rows were given out: a Seq, or the
+    text of a result's.
+    """
 
     number: int
     has_more: bool
     last_row: Seq | None
-    seq: Seq | None
+    seq: Seq | str | None
 
     @property
     def status(self) -> str:
@@ -152,10 +154,11 @@ class Load:
         """(seq, JSON) of each row after `after`; None for a row that does not match."""
         where, render = self._plan.where, self._render.row
         newest = isinstance(self._wanted, Newest)
+        read = row_reader(self._plan.table)
         for raw in self.snapshot.scan_by_seq(
             self._plan.table, self._partition, after, newest_first=newest
         ):
-            seq, row = decode_row(raw)
+            seq, row = read(raw)
             if row is None or (where is not None and not where(row, seq)):
                 yield seq, None
             else:

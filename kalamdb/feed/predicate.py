@@ -9,6 +9,7 @@ from __future__ import annotations
 from enum import Enum
 
 from kalamdb.model.change import Change
+from kalamdb.model.table import TableDef
 from kalamdb.sql.bound import Predicate
 
 
@@ -18,6 +19,15 @@ class ChangeKind(Enum):
     INSERT = "insert"
     UPDATE = "update"
     DELETE = "delete"
+
+
+def completed(change: Change, table: TableDef) -> Change:
+    """The same change, its images complete in columns that are younger than they are."""
+    if table.initials:
+        for image in (change.before, change.after):
+            if image is not None:
+                table.complete(image)
+    return change
 
 
 def judge(where: Predicate | None, change: Change) -> ChangeKind | None:

@@ -28,8 +28,9 @@ from kalamdb.errors import CursorExpired, KalamError, QueryFailed
 from kalamdb.feed.events import FeedEvent, Renderer, event_prefix
 from kalamdb.feed.hub import FILTER_FAULTS, Hub, Push, StreamEnd
 from kalamdb.feed.loading import Load, Newest, Page, Whole
-from kalamdb.feed.predicate import judge
+from kalamdb.feed.predicate import completed, judge
 from kalamdb.feed.replay import Replay, ReplayLimits
+from kalamdb.feed.result import ResultCursor
 from kalamdb.model import keys
 from kalamdb.model.ids import Partition, Seq
 from kalamdb.ports import Snapshot
@@ -53,7 +54,16 @@ class Resume:
     snapshot_if_expired: bool
 
 
-Start = FromNow | Whole | Newest | Resume
+@dataclass(frozen=True, slots=True)
+class ResumeResult:
+    """What makes the result at `cursor` the one of now; else as `Resume`."""
+
+    cursor: ResultCursor
+    batch_rows: int
+    snapshot_if_expired: bool
+
+
+Start = FromNow | Whole | Newest | Resume | ResumeResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +104,9 @@ class Events:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Everything of the chain up to `seq` was given out, and no transaction is open."""
+    """Everything up to the cursor `seq` was given out, and no transaction is open."""
 
-    seq: Seq
+    seq: Seq | str
 
 
 Output = Accepted | Rows | Events | Position
@@ -109,6 +119,8 @@ class Stage(Enum):
     CATCH_UP = 4
     LIVE = 5
     ENDED = 6
+    EVALUATING = 7  # results only: an evaluation is waited for
+    ARRIVED = 8  # … and is there
 
 
 class Outlet(Protocol):
@@ -190,6 +202,8 @@ class Subscription:
                 return self._catch_up()
             case Stage.WAITING | Stage.LIVE | Stage.ENDED:
                 return []
+            case Stage.EVALUATING | Stage.ARRIVED:
+                raise AssertionError("a stage of results")
 
     def next_page(self, after: Seq | None, now_s: float) -> bool:
         """The client wants rows after `after` (None: after those it was given). False: none is due.
@@ -258,6 +272,11 @@ class Subscription:
             case Resume(cursor, batch_rows):
                 self._reset = cursor > 0
                 wanted = Whole(batch_rows)
+            case ResumeResult(cursor) as resume:
+                if not resume.snapshot_if_expired:
+                    raise CursorExpired(str(cursor), "foreign")
+                self._reset = True
+                wanted = Whole(resume.batch_rows)
             case (Whole() | Newest()) as wanted:
                 pass
         self._load = Load(
@@ -322,7 +341,7 @@ class Subscription:
                         if replay.is_full:
                             complete = False
                             break
-                        replay.take(judge(where, change), change)
+                        replay.take(judge(where, completed(change, table)), change)
                 except FILTER_FAULTS as fault:
                     raise _translated(fault) from fault
             events = replay.finish(commit=complete)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,7 @@ from kalamdb.feed.hub import Hub
 from kalamdb.model.ids import Partition, Seq, TenantId, slot_of, tenant_partition
 from kalamdb.model.principal import Principal, Role
 from kalamdb.query.engine_pool import EnginePool
-from kalamdb.session.permissions import check_read
+from kalamdb.session.live_rights import LiveRights
 from kalamdb.sql.live import bind_live
 from kalamdb.sql.parse import parse
 from tests.property import grammar
@@ -66,6 +66,10 @@ def group_of(name: str) -> int:
     return slot_of(tenant_partition(TenantId(name))) * DATA_GROUPS // 4096
 
 
+def unheard(principal: Principal, table: str) -> None:
+    """Nobody audits here."""
+
+
 class Wire:
     """The transport of one tenant's socket."""
 
@@ -91,12 +95,13 @@ class Listener:
         self._outbox.packed = False
         self._clock = node.clock
         self._renewed = 0
-        self._cursors: dict[str, Seq] = {}
+        self._cursors: Mapping[str, Seq | str] = {}
 
         def hub_of(partition: Partition) -> Hub:
             return node.hubs[node.groups.of(partition).group]
 
-        binder = LiveBinder(node.groups, parse, bind_live, check_read, node.clock, node.ids)
+        check = LiveRights(unheard).check
+        binder = LiveBinder(node.groups, parse, bind_live, check, node.clock, node.ids)
         limits = WsLimits(position_interval_s=0)
         services = LiveServices(
             node.groups, hub_of, binder, node.clock, limits, packer, Counter[TenantId]()

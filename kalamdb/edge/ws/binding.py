@@ -1,4 +1,4 @@
-"""The text of a live query → its plan and partition, for one principal."""
+"""The text of a live query → its plan, for one principal."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from kalamdb.lib.clock import Clock, Ids
 from kalamdb.model.catalog import DEFAULT_NAMESPACE, CatalogView
 from kalamdb.model.ids import Partition
 from kalamdb.model.principal import Principal
-from kalamdb.model.table import TableDef
 from kalamdb.ports import Snapshot
-from kalamdb.sql.bound import Env, LivePlan
+from kalamdb.sql.bound import Env, LivePlan, ReevaluatedPlan
 from kalamdb.sql.statement import Select, Statement
 
 
@@ -29,24 +28,24 @@ class LiveGroups(Protocol):
 
 
 Parse = Callable[[str], tuple[Statement, ...]]
-BindLive = Callable[[Select, CatalogView, str, Env], LivePlan]
-CheckRead = Callable[[Principal, TableDef], None]
+BindLive = Callable[[Select, CatalogView, str, Env], LivePlan | ReevaluatedPlan]
+Check = Callable[[Principal, Select, LivePlan | ReevaluatedPlan], None]
 
 
 @dataclass(frozen=True, slots=True)
 class LiveBinder:
-    """`check_read` raises PermissionDenied when the principal may not read the table."""
+    """`check` raises PermissionDenied when the principal may not follow what the plan reads."""
 
     groups: LiveGroups
     parse: Parse
     bind_live: BindLive
-    check_read: CheckRead
+    check: Check
     clock: Clock
     ids: Ids
 
     def bind(
         self, text: str, principal: Principal, params: Sequence[Any]
-    ) -> tuple[LivePlan, Partition]:
+    ) -> LivePlan | ReevaluatedPlan:
         """Raises: InvalidInput (Unsupported for a SELECT that cannot be live), AccessDenied."""
         statements = self.parse(text)
         match statements:
@@ -58,5 +57,5 @@ class LiveBinder:
                 raise InvalidStatement("a live query is exactly one statement")
         env = Env(principal, self.clock.wall_ms(), self.ids, params)
         plan = self.bind_live(select, self.groups.catalog, DEFAULT_NAMESPACE, env)
-        self.check_read(principal, plan.table)
-        return plan, plan.table.partition_for(principal.partition)
+        self.check(principal, select, plan)
+        return plan

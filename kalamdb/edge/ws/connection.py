@@ -20,41 +20,33 @@ import contextlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 from aiohttp import WSMsgType, web
 
 from kalamdb.edge.faults import fault_of, message_of
 from kalamdb.edge.ws import protocol
 from kalamdb.edge.ws.binding import LiveBinder, LiveGroups
-from kalamdb.edge.ws.frames import close_frame, text_frame
+from kalamdb.edge.ws.frames import close_frame
 from kalamdb.edge.ws.limits import WsLimits
+from kalamdb.edge.ws.msgpack import Unreadable, unpacked
+from kalamdb.edge.ws.ongoing import Directory, WsStatistics
 from kalamdb.edge.ws.outbox import Flusher, Outbox
+from kalamdb.edge.ws.queries import Queries, QueryServices, Talks
 from kalamdb.edge.ws.streams import LiveServices, Streams
-from kalamdb.errors import KalamError, Unauthenticated
+from kalamdb.errors import KalamError, SigningKeyPending, Unauthenticated
+from kalamdb.feed.evaluations import Evaluations
 from kalamdb.feed.hub import Hub
 from kalamdb.lib.clock import Clock
+from kalamdb.lib.rates import Buckets
 from kalamdb.model.ids import Partition
 from kalamdb.model.principal import Principal
 
 # Messages above the limit are answered; far above it the frame reader closes the socket (1009).
 READ_MAX_FACTOR = 4
 
-_PONG = text_frame(protocol.pong())
 _ONLY_METHOD = "the only method here is jwt"
 
 Authenticate = Callable[[str], Principal]
-
-
-@dataclass(frozen=True, slots=True)
-class WsStatistics:
-    """Sockets and subscriptions now; frames, bytes and closed slow consumers since the start."""
-
-    connections: int
-    subscriptions: int
-    frames_sent: int
-    bytes_sent: int
-    slow_closed: int
 
 
 class WsEdge:
@@ -69,10 +61,16 @@ class WsEdge:
         *,
         clock: Clock,
         limits: WsLimits | None = None,
+        evaluations: Evaluations | None = None,
+        talks: Talks | None = None,
+        users: Buckets | None = None,
         allowed_origins: Sequence[str] = (),
         origin_required: bool = False,
+        node: int = 1,
     ) -> None:
-        """`authenticate(token)` raises Unauthenticated; no `allowed_origins`, or `*`, means any."""
+        """`authenticate(token)` raises Unauthenticated; no `allowed_origins`, or `*`, means any.
+        Without `evaluations` only queries of one table, filter and projection are live.
+        """
         self.authenticate = authenticate
         self.limits = limits or WsLimits()
         self.services = LiveServices(
@@ -83,7 +81,10 @@ class WsEdge:
             self.limits,
             ThreadPoolExecutor(1, thread_name_prefix="ws-pack"),
             Counter(),
+            evaluations,
         )
+        self.queries = QueryServices(talks, clock, self.services.packer, users)
+        self.directory = Directory(clock, node=node)
         self.slow_closed = 0
         self._origins = frozenset(() if "*" in allowed_origins else allowed_origins)
         self._origin_required = origin_required
@@ -165,8 +166,11 @@ class Connection:
         self._loop = asyncio.get_running_loop()
         self._tasks = asyncio.TaskGroup()
         self._streams = Streams(edge.services, outbox, self._pump_drained, self._tasks.create_task)
+        self._queries = Queries(edge.queries, outbox, self._pump_drained, self._tasks.create_task)
+        self._seat = edge.directory.take(self._streams, self._end, request.remote)
         self._principal: Principal | None = None
         self._token = ""
+        self._signing: asyncio.Task[None] | None = None
         self._may_pack = request.query.get("compress") != "false"
         self._spoken = protocol.SpokenProtocol(self._may_pack)
         self._ticking = self._loop.call_later(edge.limits.heartbeat_interval_s, self._tick)
@@ -185,10 +189,13 @@ class Connection:
                 self._greet()
                 await self._read()
                 self._streams.close()
+                self._queries.close()
                 self._over.set()
         finally:
             self._closing = True
+            self._edge.directory.leave(self._seat)
             self._streams.close()
+            self._queries.close()
             self._ticking.cancel()
             self._greeting.cancel()
             self._outbox.flush()
@@ -201,6 +208,7 @@ class Connection:
             return
         self._closing = True
         self._streams.close()
+        self._queries.close()
         self._outbox.send_frame(close_frame(code, reason))
         self._outbox.flush()
         transport = self._request.transport
@@ -221,8 +229,11 @@ class Connection:
         header = self._request.headers.get("Authorization")
         if header is None:
             return
-        if self._request.query.get("compression") == "none":
-            self._speak(packed=False)
+        query = self._request.query
+        self._speak(
+            packed=query.get("compression") != "none",
+            msgpack=query.get("serialization") == "msgpack",
+        )
         scheme, _, token = header.partition(" ")
         if scheme.lower() == "bearer":
             self._sign_in(token.strip())
@@ -234,25 +245,45 @@ class Connection:
             self._renew(message, self._principal)
             return
         if message.protocol is not None:
-            self._speak(packed=message.protocol.compression != "none")
+            self._speak(
+                packed=message.protocol.compression != "none",
+                msgpack=message.protocol.serialization == "msgpack",
+            )
         if message.method == "jwt":
             self._sign_in(message.token)
         else:
             self._turn_away(_ONLY_METHOD)
 
-    def _speak(self, *, packed: bool) -> None:
-        self._spoken = protocol.SpokenProtocol(packed and self._may_pack)
+    def _speak(self, *, packed: bool, msgpack: bool) -> None:
+        self._spoken = protocol.SpokenProtocol(packed and self._may_pack, msgpack)
 
     def _sign_in(self, token: str) -> None:
         try:
             principal = self._edge.authenticate(token)
         except KalamError as fault:
-            self._turn_away(message_of(fault))
+            if not self._again_with_key(fault, lambda: self._sign_in(token)):
+                self._turn_away(message_of(fault))
             return
-        self._principal = principal
+        self._principal = self._seat.principal = principal
         self._token = token
         self._outbox.packed = self._spoken.packed
-        self._outbox.send(protocol.auth_success(principal, self._spoken))
+        self._outbox.msgpack = self._spoken.msgpack
+        self._outbox.send_json(protocol.auth_success(principal, self._spoken))
+
+    def _again_with_key(self, fault: KalamError, again: Callable[[], None]) -> bool:
+        """When a key has to be fetched: `again` once it was, before any message is read."""
+        if self._signing is not None or not isinstance(fault, SigningKeyPending):
+            return False
+
+        async def wait() -> None:
+            with contextlib.suppress(KalamError):  # `again` tells it
+                await fault.ready()
+            if not self._closing:
+                again()
+            self._signing = None
+
+        self._signing = self._tasks.create_task(wait())
+        return True
 
     def _renew(self, message: protocol.Authenticate, principal: Principal) -> None:
         """A fresh token of the same identity keeps the socket alive; it never changes who it is.
@@ -265,17 +296,18 @@ class Connection:
         try:
             same = self._edge.authenticate(message.token) == principal
         except KalamError as fault:
-            self._error("protocol", fault_of(fault).websocket, message_of(fault))
+            if not self._again_with_key(fault, lambda: self._renew(message, principal)):
+                self._error("protocol", fault_of(fault).websocket, message_of(fault))
             return
         if same:
             self._token = message.token
-            self._outbox.send(protocol.auth_success(principal, self._spoken))
+            self._outbox.send_json(protocol.auth_success(principal, self._spoken))
         else:
             detail = "this token is of another user or role; a connection never changes its own"
             self._error("protocol", protocol.AUTH_REQUIRED, detail)
 
     def _turn_away(self, message: str) -> None:
-        self._outbox.send(protocol.auth_error(message), packed=False)
+        self._outbox.send_json(protocol.auth_error(message), packed=False)
         self._end(1008, "not signed in")
 
     def _auth_overdue(self) -> None:
@@ -286,6 +318,8 @@ class Connection:
 
     async def _read(self) -> None:
         while True:
+            if self._signing is not None:
+                await asyncio.wait([self._signing])
             message = await self._socket.receive()
             self._heard_s = self._clock.monotonic_s()
             match message.type:
@@ -300,7 +334,7 @@ class Connection:
                 case WSMsgType.TEXT:
                     await self._text(message.data)
                 case WSMsgType.BINARY:
-                    self._error("protocol", protocol.UNSUPPORTED_DATA, "send JSON in text frames")
+                    await self._binary(message.data)
                 case WSMsgType.PING:
                     with contextlib.suppress(ConnectionError):
                         await self._socket.pong(message.data)
@@ -319,8 +353,28 @@ class Connection:
             detail = f"the message has {len(payload)} bytes, at most {size_max} are allowed"
             self._error("protocol", protocol.MESSAGE_TOO_LARGE, detail)
             return
+        await self._message(payload, protocol.client_message)
+
+    async def _binary(self, payload: bytes) -> None:
+        if not self._outbox.msgpack:
+            self._error(
+                "protocol",
+                protocol.UNSUPPORTED_DATA,
+                "send JSON in text frames; binary ones are for connections that speak msgpack",
+            )
+            return
         try:
-            message = protocol.client_message(payload)
+            plain = unpacked(payload, self._limits.message_max_bytes)
+        except Unreadable as fault:
+            self._error("protocol", protocol.MESSAGE_TOO_LARGE, str(fault))
+            return
+        await self._message(plain, protocol.packed_message)
+
+    async def _message(
+        self, payload: bytes, read: Callable[[bytes], protocol.ClientMessage]
+    ) -> None:
+        try:
+            message = read(payload)
         except protocol.NotJson as fault:
             self._error("protocol", protocol.PROTOCOL, str(fault))
             self._end(1011, str(fault))
@@ -337,6 +391,8 @@ class Connection:
                 # Paced by the server already: a page is made when the one before was taken in.
                 if self._principal is not None:
                     self._streams.next_batch(message)
+            case protocol.Query():
+                self._queries.ask(message, self._principal)  # so is this, by a bounded queue
             case _ if not self._within_rate():
                 pass
             case protocol.Authenticate():
@@ -346,7 +402,7 @@ class Connection:
             case protocol.Unsubscribe(subscription_id):
                 self._streams.unsubscribe(subscription_id)
             case protocol.Ping():
-                self._outbox.send_frame(_PONG)
+                self._outbox.send(protocol.pong())
 
     async def _subscribe(self, wish: protocol.Wish) -> None:
         if self._principal is None:
@@ -376,7 +432,7 @@ class Connection:
         return True
 
     def _error(self, subscription_id: str, code: str, message: str) -> None:
-        self._outbox.send(protocol.error(subscription_id, code, message))
+        self._outbox.send_json(protocol.error(subscription_id, code, message))
 
     # ---- pace -----------------------------------------------------------------------------------
 
@@ -409,7 +465,7 @@ class Connection:
             "subscribe again from these cursors"
         )
         cursors = self._streams.cursors()
-        self._outbox.send(
+        self._outbox.send_json(
             protocol.error("connection", protocol.SLOW_CONSUMER, detail, cursors=cursors)
         )
         self._end(1013, "slow consumer")

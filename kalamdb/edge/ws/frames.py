@@ -1,4 +1,5 @@
-"""Server frames of RFC 6455 as bytes: unmasked, unfragmented; JSON as text, gzip of JSON as binary.
+"""Server frames of RFC 6455 as bytes: unmasked, unfragmented; JSON as text, gzip and msgpack as
+binary.
 
 Payloads from `GZIP_MIN_BYTES` are packed for clients that take gzip, and the packed form is used
 only when it is smaller. An event's tail is deflated once for all its subscribers; each gets a gzip
@@ -16,6 +17,12 @@ import gzip
 import struct
 import zlib
 
+from kalamdb.edge.ws.msgpack import (
+    is_packed_prefix,
+    packed_head,
+    packed_message,
+    packed_tail,
+)
 from kalamdb.feed.events import FeedEvent
 
 GZIP_MIN_BYTES = 512
@@ -55,17 +62,21 @@ def cut_text(text: str, size_max_bytes: int) -> bytes:
     return text.encode()[:size_max_bytes].decode(errors="ignore").encode()
 
 
-def message_frame(payload: bytes, *, packed: bool) -> bytes:
-    """A frame of a payload of its own; `packed`: the client takes gzip."""
+def message_frame(payload: bytes, *, packed: bool, msgpack: bool = False) -> bytes:
+    """A frame of a JSON payload of its own; `packed`: the client takes gzip; `msgpack`: that."""
+    if msgpack:
+        payload = packed_message(payload)
     if packed and len(payload) >= GZIP_MIN_BYTES:
         small = gzip.compress(payload, _LEVEL, mtime=0)
         if len(small) < len(payload):
             return binary_frame(small)
-    return text_frame(payload)
+    return binary_frame(payload) if msgpack else text_frame(payload)
 
 
 def event_frame(prefix: bytes, event: FeedEvent, *, packed: bool) -> bytes:
     """A frame of an event for the subscribers with this prefix."""
+    if is_packed_prefix(prefix):
+        return _packed_event_frame(prefix, event, packed=packed)
     tail = event.tail
     size = len(prefix) + len(tail)
     if packed and size >= GZIP_MIN_BYTES:
@@ -74,6 +85,18 @@ def event_frame(prefix: bytes, event: FeedEvent, *, packed: bool) -> bytes:
         if _OVERHEAD_BYTES + len(prefix) + len(event.deflated) < size:
             return binary_frame(gzip_member(prefix, tail, event.deflated))
     return _head(_TEXT, size) + prefix + tail
+
+
+def _packed_event_frame(prefix: bytes, event: FeedEvent, *, packed: bool) -> bytes:
+    tail = packed_tail(event)
+    head = packed_head(prefix, tail)
+    size = len(head) + len(tail.body)
+    if packed and size >= GZIP_MIN_BYTES:
+        if tail.deflated is None:
+            tail.deflated = deflated(tail.body)
+        if _OVERHEAD_BYTES + len(head) + len(tail.deflated) < size:
+            return binary_frame(gzip_member(head, tail.body, tail.deflated))
+    return _head(_BINARY, size) + head + tail.body
 
 
 def deflated(tail: bytes) -> bytes:

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from typing import Protocol
 
 from kalamdb.edge.ws.frames import event_frame, message_frame
+from kalamdb.edge.ws.msgpack import packed_prefix
 from kalamdb.feed.events import FeedEvent
 
 SOCKETS_PER_TURN = 256
@@ -58,12 +60,24 @@ class Flusher:
 
 
 class Outbox:
-    """The way out of one socket. `packed`: the client takes gzip."""
+    """The way out of one socket. `packed`: the client takes gzip; `msgpack`: it wants that, not
+    JSON.
+    """
 
-    __slots__ = ("_flusher", "_limit", "_pending", "_queued", "_room", "_transport", "packed")
+    __slots__ = (
+        "_flusher",
+        "_limit",
+        "_pending",
+        "_queued",
+        "_room",
+        "_transport",
+        "msgpack",
+        "packed",
+    )
 
     def __init__(self, transport: Transport, flusher: Flusher, limit_bytes: int) -> None:
         self.packed = True
+        self.msgpack = False
         self._transport = transport
         self._flusher = flusher
         self._limit = limit_bytes
@@ -85,6 +99,8 @@ class Outbox:
 
         The blank between two members of an object means nothing in JSON.
         """
+        if self.msgpack:
+            return packed_prefix(prefix, gzip=self.packed)
         return prefix + b" " if self.packed else prefix
 
     def push(self, prefix: bytes, event: FeedEvent, /) -> bool:
@@ -105,9 +121,33 @@ class Outbox:
             self._flusher.add(self)
         return True
 
-    def send(self, payload: bytes, *, packed: bool | None = None) -> None:
-        """Queue a message, whatever waits already."""
-        self.send_frame(message_frame(payload, packed=self.packed if packed is None else packed))
+    def push_all(self, prefix: bytes, events: Sequence[FeedEvent], /) -> bool:
+        """Queue live events as a whole; False, and none of them, when they do not fit."""
+        frames: list[bytes] = []
+        for event in events:
+            frame = event.frames.get(prefix)
+            if frame is None:
+                frame = event.frames[prefix] = event_frame(prefix, event, packed=self.packed)
+            frames.append(frame)
+        size = sum(map(len, frames))
+        if size > self._room:
+            self._room = self._limit - self.waiting_bytes
+            if size > self._room:
+                return False
+        for frame in frames:
+            self.send_frame(frame)
+        return True
+
+    def send(self, payload: bytes) -> None:
+        """Queue a message, given as JSON, whatever waits already."""
+        self.send_frame(message_frame(payload, packed=self.packed, msgpack=self.msgpack))
+
+    def send_json(self, payload: bytes, *, packed: bool | None = None) -> None:
+        """Queue a message that is JSON for everybody: signing in, errors."""
+        if packed is None:
+            # A client that expects msgpack in binary frames reads JSON from text frames.
+            packed = self.packed and not self.msgpack
+        self.send_frame(message_frame(payload, packed=packed))
 
     def send_event(self, prefix: bytes, event: FeedEvent) -> None:
         """Queue an event of a replay, whatever waits already."""

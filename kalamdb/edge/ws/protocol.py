@@ -1,14 +1,14 @@
-"""The JSON messages of a live connection ↔ data. No socket in it.
+"""The messages of a live connection ↔ data. No socket in it.
 
 Client messages are closed structs told apart by `type`; fields nobody knows are left alone, so that
-older servers take newer clients. Server messages are functions that give the payload. A payload
-that has `seq` says: everything of this subscription up to here has been sent; it is the cursor to
-resume from.
+older servers take newer clients. Server messages are functions that give the payload as JSON. A
+payload that has `seq` says: everything of this subscription up to here has been sent; it is the
+cursor to resume from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,12 @@ import orjson
 
 from kalamdb.errors import Unsupported
 from kalamdb.feed.loading import Newest, Page, Whole
-from kalamdb.feed.subscription import FromNow, Resume, Start
+from kalamdb.feed.result import ResultCursor
+from kalamdb.feed.result_subscription import ResultSubscription
+from kalamdb.feed.subscription import FromNow, Resume, ResumeResult, Start
 from kalamdb.model.ids import SEQ_MAX, Seq
 from kalamdb.model.principal import Principal
+from kalamdb.model.types import ColumnType
 from kalamdb.sql.bound import LivePlan
 
 SUBSCRIPTION_ID_MAX = 256
@@ -89,20 +92,36 @@ class Ping(msgspec.Struct, frozen=True, tag="ping"):
     pass
 
 
-ClientMessage = Authenticate | Subscribe | NextBatch | Unsubscribe | Ping
+class Query(msgspec.Struct, frozen=True, tag="query"):
+    """SQL to run; the fields are those of an HTTP request."""
+
+    id: str
+    sql: str
+    params: list[Any] | None = None
+    namespace_id: str | None = None
+    request_id: str | None = None
+    transaction_id: str | None = None
+
+
+ClientMessage = Authenticate | Subscribe | NextBatch | Unsubscribe | Ping | Query
 
 _decode = msgspec.json.Decoder(ClientMessage).decode
+_decode_packed = msgspec.msgpack.Decoder(ClientMessage).decode
 
 
 @dataclass(frozen=True, slots=True)
 class SpokenProtocol:
-    """What is really used. JSON always, whatever was asked for; gzip unless refused."""
+    """What is really used: msgpack if asked for, else JSON; gzip unless refused."""
 
     packed: bool
+    msgpack: bool = False
 
     @property
     def fields(self) -> dict[str, str]:
-        return {"serialization": "json", "compression": "gzip" if self.packed else "none"}
+        return {
+            "serialization": "msgpack" if self.msgpack else "json",
+            "compression": "gzip" if self.packed else "none",
+        }
 
 
 # ---- client messages ----------------------------------------------------------------------------
@@ -118,6 +137,28 @@ def client_message(payload: bytes) -> ClientMessage:
         raise BadMessage(str(fault)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as fault:
         raise NotJson(str(fault)) from None
+
+
+def packed_message(payload: bytes) -> ClientMessage:
+    """The same as msgpack. Raises NotJson, BadMessage."""
+    try:
+        return _decode_packed(payload)
+    except msgspec.ValidationError as fault:
+        raise BadMessage(str(fault)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as fault:
+        raise NotJson(str(fault)) from None
+
+
+def any_cursor(value: int | str | None, name: str) -> Seq | ResultCursor | None:
+    """A cursor as clients send it: a seq, or the text of a result's. Raises BadMessage."""
+    if isinstance(value, str) and not value.isdigit():
+        try:
+            return ResultCursor.parse(value)
+        except ValueError:
+            raise BadMessage(
+                f"{name} is no cursor: a decimal number up to {SEQ_MAX} is, or what `seq` said"
+            ) from None
+    return cursor(value, name)
 
 
 def cursor(value: int | str | None, name: str) -> Seq | None:
@@ -140,11 +181,17 @@ def start(options: Options | None, rows_default: int, rows_max: int) -> Start:
         raise Unsupported(f"batch_size {batch_rows}", f"it may be 1 to {rows_max}")
     if options.on_expired not in (None, "error", "snapshot"):
         raise BadMessage('on_expired is "error" or "snapshot"')
-    since = cursor(options.from_, "from")
+    since = any_cursor(options.from_, "from")
     if since is None:
-        since = cursor(options.from_seq_id, "from_seq_id")
-    if since is not None:
-        return Resume(since, batch_rows, options.on_expired == "snapshot")
+        since = any_cursor(options.from_seq_id, "from_seq_id")
+    anew = options.on_expired == "snapshot"
+    match since:
+        case ResultCursor():
+            return ResumeResult(since, batch_rows, anew)
+        case int():
+            return Resume(since, batch_rows, anew)
+        case None:
+            pass
     if options.last_rows is None:
         return Whole(batch_rows)
     if options.last_rows < 0:
@@ -185,9 +232,9 @@ def error(
     code: str,
     message: str,
     *,
-    seq: Seq | None = None,
+    seq: Seq | str | None = None,
     reason: str | None = None,
-    cursors: Mapping[str, Seq] | None = None,
+    cursors: Mapping[str, Seq | str] | None = None,
 ) -> bytes:
     """`seq`: where the ended subscription stands; `cursors`: where all of a connection do."""
     fields: dict[str, Any] = {
@@ -206,13 +253,38 @@ def error(
 
 
 def subscription_ack(subscription_id: str, plan: LivePlan, page: Page, *, reset: bool) -> bytes:
+    return _ack(subscription_id, _schema(plan), page, reset=reset)
+
+
+def result_ack(subscription_id: str, live: ResultSubscription, page: Page, *, reset: bool) -> bytes:
+    """Of a query that is evaluated anew: says what tells rows apart, and whether they have an
+    order.
+    """
+    schema = [
+        _described(column.name, column.type, index, column.flags)
+        for index, column in enumerate(live.columns)
+    ]
+    evaluated = {"ordered": live.ordered, "key": live.key}
+    return _ack(subscription_id, schema, page, reset=reset, evaluated=evaluated)
+
+
+def _ack(
+    subscription_id: str,
+    schema: list[dict[str, Any]],
+    page: Page,
+    *,
+    reset: bool,
+    evaluated: dict[str, Any] | None = None,
+) -> bytes:
     fields: dict[str, Any] = {
         "type": "subscription_ack",
         "subscription_id": subscription_id,
         "total_rows": 0,
         "batch_control": _control(page),
-        "schema": _schema(plan),
+        "schema": schema,
     }
+    if evaluated is not None:
+        fields["evaluated"] = evaluated
     if reset:
         fields["reset"] = True
     if page.seq is not None:
@@ -230,12 +302,12 @@ def initial_data_batch(subscription_id: str, rows: tuple[bytes, ...], page: Page
             b",".join(rows),
             b'],"batch_control":',
             orjson.dumps(_control(page)),
-            b"}" if page.seq is None else b',"seq":"%d"}' % page.seq,
+            b"}" if page.seq is None else b',"seq":"%b"}' % str(page.seq).encode(),
         )
     )
 
 
-def position(subscription_id: str, seq: Seq) -> bytes:
+def position(subscription_id: str, seq: Seq | str) -> bytes:
     return orjson.dumps({"type": "position", "subscription_id": subscription_id, "seq": str(seq)})
 
 
@@ -250,19 +322,22 @@ def _control(page: Page) -> dict[str, Any]:
 
 def _schema(plan: LivePlan) -> list[dict[str, Any]]:
     table = plan.table
-    unique = {rule.columns[0] for rule in table.uniques if len(rule.columns) == 1}
+    unique = {rule.columns[0] for rule in table.ready_uniques if len(rule.columns) == 1}
     if len(table.primary_key) == 1:
         unique.add(table.primary_key[0])
     schema: list[dict[str, Any]] = []
     for index, column in enumerate(plan.columns):
         key = column.id in table.primary_key
         flags = (("pk", key), ("nn", key or not column.nullable), ("uq", column.id in unique))
-        entry: dict[str, Any] = {
-            "name": column.name,
-            "data_type": column.type.label,
-            "index": index,
-        }
-        if shown := [flag for flag, stands in flags if stands]:
-            entry["flags"] = shown
-        schema.append(entry)
+        shown = [flag for flag, stands in flags if stands]
+        schema.append(_described(column.name, column.type, index, shown))
     return schema
+
+
+def _described(
+    name: str, column_type: ColumnType, index: int, flags: Sequence[str]
+) -> dict[str, Any]:
+    entry: dict[str, Any] = {"name": name, "data_type": column_type.label, "index": index}
+    if flags:
+        entry["flags"] = list(flags)
+    return entry

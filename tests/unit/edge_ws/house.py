@@ -29,8 +29,7 @@ from kalamdb.lib.clock import SystemClock, SystemIds
 from kalamdb.model.catalog import CatalogView
 from kalamdb.model.ids import Partition
 from kalamdb.model.principal import Principal, Role
-from kalamdb.model.table import TableDef
-from kalamdb.sql.bound import Env, LivePlan
+from kalamdb.sql.bound import Env, LivePlan, ReevaluatedPlan
 from kalamdb.sql.statement import CreateNamespace, Select, Statement
 from tests.unit.feed.group import NOTES, OTHERS, MemoryGroup, in_room, plan
 
@@ -75,8 +74,9 @@ def bind_live(select: Select, catalog: CatalogView, namespace: str, env: Env) ->
     return found
 
 
-def check_read(principal: Principal, table: TableDef) -> None:
-    if table.id == OTHERS.id and principal.role is Role.USER:
+def check(principal: Principal, select: Select, plan: LivePlan | ReevaluatedPlan) -> None:
+    assert isinstance(plan, LivePlan)
+    if plan.table.id == OTHERS.id and principal.role is Role.USER:
         raise PermissionDenied("reading app.others", "role service")
 
 
@@ -198,7 +198,7 @@ async def opened(
         group,
         lambda partition: group.hub,
         authenticate,
-        LiveBinder(group, parse, bind_live, check_read, clock, SystemIds()),
+        LiveBinder(group, parse, bind_live, check, clock, SystemIds()),
         clock=clock,
         limits=limits or WsLimits(),
         allowed_origins=origins,

@@ -11,8 +11,10 @@ import aiohttp
 import pytest
 
 from kalamdb.edge.ws.limits import WsLimits
+from kalamdb.errors import SigningKeyPending
 from kalamdb.feed.subscription import FeedLimits
 from kalamdb.model.ids import TableId, TenantId, tenant_partition
+from kalamdb.model.principal import Principal
 from kalamdb.model.table import TableDef
 from tests.unit.edge_ws.house import (
     ALL,
@@ -64,9 +66,9 @@ async def test_sign_in_by_header() -> None:
             assert frame["protocol"] == {"serialization": "json", "compression": "none"}
 
 
-async def test_msgpack_is_answered_with_json() -> None:
+async def test_a_serialization_nobody_knows_is_answered_with_json() -> None:
     async with opened() as house, await house.connect("?compress=false") as client:
-        wished = {"serialization": "msgpack", "compression": "gzip"}
+        wished = {"serialization": "cbor", "compression": "gzip"}
         await client.send(type="authenticate", method="jwt", token="alice", protocol=wished)
         frame = await client.frame()
         assert frame["protocol"] == {"serialization": "json", "compression": "none"}
@@ -112,6 +114,30 @@ async def test_a_token_that_no_longer_stands_ends_the_socket() -> None:
         assert (await client.frame())["code"] == 1008
         await wait_until(lambda: house.edge.statistics().connections == 0, what="the end")
         assert house.edge.statistics().subscriptions == 0
+
+
+@pytest.mark.parametrize("known", ["after the fetch", "never"])
+async def test_a_key_that_has_to_be_fetched_is_waited_for(known: str) -> None:
+    """Whatever the client says meanwhile is read when it is known who says it."""
+    async with opened(replace(QUICK, auth_timeout_s=3)) as house, await house.connect() as client:
+        fetched = asyncio.Event()
+        inner = house.edge.authenticate
+
+        def authenticate(token: str) -> Principal:
+            if known == "never" or not fetched.is_set():
+                raise SigningKeyPending("https://issuer", fetched.wait)
+            return inner(token)
+
+        house.edge.authenticate = authenticate
+        await client.send(type="authenticate", token="alice")
+        await client.subscribe("s", ALL)
+        fetched.set()
+        if known == "never":
+            assert (await client.frame())["type"] == "auth_error"
+            assert (await client.frame())["code"] == 1008
+            return
+        assert (await client.frame())["type"] == "auth_success"
+        assert (await client.frame())["type"] == "subscription_ack"
 
 
 async def test_a_fresh_token_keeps_the_socket() -> None:
@@ -476,7 +502,10 @@ async def test_a_dropped_table_and_a_lost_leader_end_streams_not_the_socket() ->
 
 @pytest.mark.parametrize(
     ("tables", "code"),
-    [({}, "TABLE_DROPPED"), ({NOTES_ID: replace(NOTES, version=2)}, "SCHEMA_CHANGED")],
+    [
+        ({}, "TABLE_DROPPED"),
+        ({NOTES_ID: replace(NOTES, version=2, columns=NOTES.columns[:2])}, "SCHEMA_CHANGED"),
+    ],
 )
 async def test_a_table_that_left_the_catalog_ends_its_streams(
     tables: dict[TableId, TableDef], code: str

@@ -49,17 +49,18 @@ class Client:
                     if reset:
                         self.rows.clear()
                     if page.seq is not None:
-                        self.cursor = max(self.cursor, page.seq)
+                        self.cursor = max(self.cursor, int(page.seq))
                 case Rows(rows, page):
                     self.take_page([orjson.loads(row) for row in rows])
                     self.ready = not page.has_more
                     self.last_row = page.last_row
                     if page.seq is not None:
-                        self.cursor = max(self.cursor, page.seq)
+                        self.cursor = max(self.cursor, int(page.seq))
                 case Events(events):
                     for event in events:
                         self.event(subscription.prefix, event)
                 case Position(seq):
+                    assert not isinstance(seq, str)
                     assert seq >= self.cursor
                     self.cursor = seq
                     self.open_txn = False

@@ -16,6 +16,7 @@ from kalamdb.model.catalog import EMPTY_CATALOG, CatalogView
 from kalamdb.model.change import Change, ChangeBatch, Op, Row
 from kalamdb.model.codec import encode_row
 from kalamdb.model.ids import GroupId, Partition, Seq, TableId, TenantId, tenant_partition
+from kalamdb.model.key_range import KeyRange
 from kalamdb.model.table import Column, TableDef, TableKind
 from kalamdb.model.types import BIGINT, TEXT
 from kalamdb.sql.bound import LivePlan, Predicate
@@ -88,6 +89,24 @@ class MemorySnapshot:
     def scan(self, table: TableDef, partition: Partition) -> Iterator[tuple[bytes, bytes]]:
         raise NotImplementedError
 
+    def scan_table(self, table: TableDef) -> Iterator[tuple[Partition, bytes, bytes]]:
+        raise NotImplementedError
+
+    def scan_range(
+        self, table: TableDef, partition: Partition, keys: KeyRange, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        raise NotImplementedError
+
+    def scan_as_of(
+        self, table: TableDef, partition: Partition, then: Seq, wall_ms: int
+    ) -> Iterator[tuple[bytes, bytes]]:
+        raise NotImplementedError
+
+    def scan_table_as_of(
+        self, table: TableDef, then: Seq, wall_ms: int
+    ) -> Iterator[tuple[Partition, bytes, bytes]]:
+        raise NotImplementedError
+
     def scan_by_seq(
         self, table: TableDef, partition: Partition, after: Seq, *, newest_first: bool = False
     ) -> Iterator[bytes]:
@@ -115,6 +134,9 @@ class MemorySnapshot:
     def last_change(self, table: TableDef, partition: Partition) -> Seq:
         log = self._changes.get((table.id, partition))
         return log[-1].seq if log else Seq(0)
+
+    def holds_uncommitted(self, table: TableDef) -> bool:
+        return False
 
     def close(self) -> None:
         if not self.closed:

@@ -122,7 +122,8 @@ class Story:
     def page_again(self, dice: Random) -> None:
         """Ask for rows the client has got already: the pages from there on come again."""
         if self.subscription is not None and self.subscription.stage is Stage.WAITING:
-            self.subscription.next_page(Seq(dice.choice([0, 1024, 5 * 1024])), 0)
+            after = min(dice.choice([0, 1024, 5 * 1024]), self.client.last_row or 0)
+            self.subscription.next_page(Seq(after), 0)
 
     def give_room(self, dice: Random) -> None:
         self.client.room = dice.choice([0, 1, 2, 1_000_000])
@@ -146,8 +147,8 @@ class Story:
             assert self.client.end is not None
             assert self.subscription.stage is Stage.ENDED
             if self.client.ready:
-                assert self.client.end.cursor >= self.client.cursor
-                self.client.cursor = self.client.end.cursor
+                assert int(self.client.end.cursor) >= self.client.cursor
+                self.client.cursor = int(self.client.end.cursor)
             self.subscription = None
         self.witness = Client()
         self.watching = self.open(FromNow(), self.witness)
