@@ -15,12 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 
 from tests.e2e.server import Client, Server, running
 
 # A password hash of the least cost: these tests sign in often and measure something else.
 CHEAP_HASHES = {"KALAMDB_AUTH_HASH_MEMORY_KIB": "8", "KALAMDB_AUTH_HASH_PASSES": "1"}
 ANSWER_S = 10.0
+# Both ways into SQL over HTTP, for suites that have to pass with each.
+FRONTS = [
+    pytest.param({"KALAMDB_HTTP_FAST_FRONT": "true"}, id="front"),
+    pytest.param({"KALAMDB_HTTP_FAST_FRONT": "false"}, id="aiohttp"),
+]
 
 
 @dataclass(slots=True)

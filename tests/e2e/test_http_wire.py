@@ -9,16 +9,25 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.e2e.contract import Node, RawAnswer, one_node, raw_connection, request_bytes
+from tests.e2e.contract import (
+    FRONTS,
+    Node,
+    RawAnswer,
+    one_node,
+    raw_connection,
+    request_bytes,
+)
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 MIB = 1 << 20
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def node(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Node]:
-    async with one_node(tmp_path_factory.mktemp("wire") / "data") as node:
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=FRONTS)
+async def node(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Node]:
+    async with one_node(tmp_path_factory.mktemp("wire") / "data", request.param) as node:
         yield node
 
 
@@ -200,7 +209,9 @@ async def test_the_idempotency_key_header_is_the_same(node: Node) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("GET", "/", 404),
+        ("GET", "//", 404),
+        ("GET", "/", 200),
+        ("HEAD", "/ui", 302),
         ("GET", "/v1", 404),
         ("POST", "/v1/api/sqlx", 404),
         ("POST", "/v1/api/sql/", 404),

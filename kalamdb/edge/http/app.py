@@ -1,34 +1,41 @@
 """The HTTP application: which path goes where. Built once; holds no state of its own.
 
-Keeps: POST /v1/api/sql has no middleware in its way. Every response is JSON, a path that does not
-exist and a method that a path does not have included. An Origin that may not call gets no
-Access-Control header, and no WebSocket.
+Keeps: POST /v1/api/sql has no middleware in its way. Every response but the page is JSON,
+that of a path that does not exist and of a method that a path does not have included. An Origin
+that may not call gets no Access-Control header, and no WebSocket.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from aiohttp import web
 
 from kalamdb.config import RateLimitSettings, Settings
-from kalamdb.edge.http import sql
+from kalamdb.edge.http import page, sql
 from kalamdb.edge.http.admin import AdminEdge, NodeView
 from kalamdb.edge.http.auth import AuthEdge
 from kalamdb.edge.http.cors import Cors, Handler
-from kalamdb.edge.http.listener import Listener
+from kalamdb.edge.http.front import SqlDoor
+from kalamdb.edge.http.listener import Runner
+from kalamdb.edge.http.oidc import OidcEdge
 from kalamdb.edge.http.origin import Origins
 from kalamdb.edge.http.replies import reply
+from kalamdb.edge.http.signed_in import Cookies
 from kalamdb.edge.http.sql import Executes, Rates, SqlEdge
+from kalamdb.edge.http.sql_route import SqlRoute
 from kalamdb.lib.clock import Clock
 from kalamdb.lib.observe import Metrics
 from kalamdb.lib.rates import Buckets
 from kalamdb.session.auth import Authenticator
+from kalamdb.session.provider import Provider
 
 STRANGER_BURST_S = 5.0
 USER_BURST_S = 2.0
+DOOR = web.AppKey("door", SqlDoor)
+METRICS = web.AppKey("metrics", Metrics)
 NO_HEAD = frozenset({"/v1/ws"})
 _REFUSED_UPGRADE = {403: "CORS_ORIGIN_DENIED", 503: "OVERLOADED"}
 
@@ -46,6 +53,7 @@ class HttpParts:
     websockets: WebSockets
     node: NodeView
     metrics: Metrics
+    provider: Provider | None = None
 
 
 def build_app(parts: HttpParts, settings: Settings, clock: Clock) -> web.Application:
@@ -59,23 +67,30 @@ def build_app(parts: HttpParts, settings: Settings, clock: Clock) -> web.Applica
         clock,
         settings.limits,
         rates=rates,
-        origin_of=origins.key,
         log_requests=settings.log.requests,
     )
     parts.metrics.watch("sql_http", lambda: edge.statistics)
-    auth = AuthEdge(parts.auth, settings.auth, origins, rates.strangers)
+    route = SqlRoute(edge, settings.limits.max_body_bytes, origins.key)
+    cookies = Cookies(settings.auth, origins, cors)
+    auth = AuthEdge(parts.auth, cookies, origins, rates.strangers)
+    oidc = OidcEdge(parts.auth, parts.provider, settings.auth, origins, cookies=cookies, local=auth)
     admin = AdminEdge(parts.auth, parts.node, parts.metrics, origins)
     routes: list[tuple[str, str, Handler]] = [
-        ("POST", sql.PATH, edge.handle),
+        ("POST", sql.PATH, route.handle),
         ("GET", "/v1/ws", _origin_checked(parts.websockets.handle, cors)),
         *auth.routes(),
+        *oidc.routes(),
         ("GET", "/health", admin.health),
         ("GET", "/v1/api/healthcheck", admin.health),
         ("GET", "/metrics", admin.metrics),
         ("GET", "/debug/digest", admin.digest),
         ("GET", "/debug/raft", admin.raft),
     ]
+    if settings.http.page:
+        routes += page.routes(page.load())
     app = web.Application(client_max_size=settings.limits.max_body_bytes)
+    app[DOOR] = SqlDoor(edge, origins, cors)
+    app[METRICS] = parts.metrics
     for method, path, handler in routes:
         app.router.add_route(method, path, cors.wrap(handler))
         if method == "GET" and path not in NO_HEAD:
@@ -93,17 +108,10 @@ async def serve(app: web.Application, host: str, port: int, settings: Settings) 
 
     Raises: OSError when the address is taken.
     """
-    options: dict[str, Any] = {
-        "access_log": None,
-        "keepalive_timeout": settings.http.keepalive_s,
-        "max_line_size": settings.http.max_header_bytes,
-        "max_field_size": settings.http.max_header_bytes,
-    }
-    runner = web.AppRunner(
-        app, handle_signals=False, shutdown_timeout=settings.server.shutdown_timeout_s, **options
-    )
-    await runner.setup()
-    await Listener(runner, host, port, options).start()
+    runner = Runner(app, settings)
+    front = await runner.listen(host, port, app[DOOR])
+    if front is not None:
+        app[METRICS].watch("http_front", front.statistics)
     return runner
 
 

@@ -29,6 +29,10 @@ class Cors:
     def allows(self, origin: str) -> bool:
         return self._any or origin in self._origins
 
+    def names(self, origin: str) -> bool:
+        """Is the origin named itself? `*` names nobody: it lets strangers in without cookies."""
+        return origin in self._origins and origin != "*"
+
     def headers(self, origin: str | None) -> dict[str, str]:
         """What a response says; nothing to a stranger, whose browser then refuses it."""
         if origin is None or not self.allows(origin):

@@ -25,8 +25,11 @@ class Origins:
 
     def client(self, request: web.BaseRequest) -> Address | None:
         """The client's address; None when it cannot be told (a Unix socket)."""
-        current = _parsed(request.remote)
-        forwarded = ",".join(request.headers.getall("X-Forwarded-For", ()))
+        return self.client_of(request.remote, _forwarded(request))
+
+    def client_of(self, peer: str | None, forwarded: str) -> Address | None:
+        """The same from the peer's address and what X-Forwarded-For says."""
+        current = _parsed(peer)
         hops = [hop.strip() for hop in forwarded.split(",") if hop.strip()]
         while hops and current is not None and self._trusts(current):
             named = _parsed(hops.pop())
@@ -37,7 +40,11 @@ class Origins:
 
     def key(self, request: web.BaseRequest) -> str:
         """The client's address for counting; of IPv6 the /64 that one customer has."""
-        client = self.client(request)
+        return self.key_of(request.remote, _forwarded(request))
+
+    def key_of(self, peer: str | None, forwarded: str) -> str:
+        """The same from the peer's address and what X-Forwarded-For says."""
+        client = self.client_of(peer, forwarded)
         if isinstance(client, IPv6Address):
             return str(IPv6Network((client, 64), strict=False))
         return str(client)
@@ -57,6 +64,10 @@ class Origins:
         return address.is_loopback or any(
             address.version == network.version and address in network for network in self._trusted
         )
+
+
+def _forwarded(request: web.BaseRequest) -> str:
+    return ",".join(request.headers.getall("X-Forwarded-For", ()))
 
 
 def _parsed(text: str | None) -> Address | None:

@@ -20,6 +20,8 @@ from kalamdb.lib.observe import Metrics
 from kalamdb.session.auth import ROOT_PASSWORD
 from tests.unit.edge_http.world import PASSWORD, EchoSockets, World, changed, opened
 
+pytestmark = pytest.mark.usefixtures("each_front")
+
 AWAY = {"X-Forwarded-For": "203.0.113.9"}  # the test client is on loopback, a trusted proxy
 
 
@@ -129,6 +131,17 @@ async def test_sign_ins_of_one_address_are_limited() -> None:
             "/v1/api/auth/login", json={"user": "alice", "password": PASSWORD}, headers=AWAY
         )
         assert away.status == 200
+
+
+async def test_no_page_of_somebody_else_sets_up(world: World) -> None:
+    # A browser sends such a request without asking first: the body says no type.
+    body = b'{"user": "first", "password": "a-long-password-1", "root_password": "a-long-word-2"}'
+    for strange in ({"Origin": "http://evil.example"}, {"Sec-Fetch-Site": "cross-site"}):
+        response = await world.http.post(
+            "/v1/api/auth/setup", data=body, headers=strange, skip_auto_headers=["Content-Type"]
+        )
+        assert (response.status, (await response.json())["error"]) == (403, "forbidden")
+    assert "first" not in world.groups.catalog.users
 
 
 async def test_setup(world: World) -> None:

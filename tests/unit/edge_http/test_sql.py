@@ -18,6 +18,8 @@ from kalamdb.lib.observe import configure_logging
 from kalamdb.session.run import SqlRequest
 from tests.unit.edge_http.world import ANSWER, World, changed, opened
 
+pytestmark = pytest.mark.usefixtures("each_front")
+
 SELECT = {"sql": "SELECT 1"}
 
 
@@ -39,7 +41,7 @@ async def test_a_request_goes_to_the_session_and_its_answer_back(world: World) -
     assert "aiohttp" not in response.headers["Server"].lower()
     principal, asked = world.session.asked[0]
     assert principal.user == "alice"
-    assert asked == SqlRequest("SELECT $1", params, "chat", None)
+    assert asked == SqlRequest("SELECT $1", params, "chat", None, streams=True)
 
 
 async def test_a_large_answer_and_the_next_request_on_its_connection(world: World) -> None:
@@ -224,7 +226,7 @@ def every_error(root: type[KalamError] = KalamError) -> list[type[KalamError]]:
 
 def example(kind: type[KalamError]) -> KalamError:
     """An instance with plausible fields."""
-    values: dict[str, Any] = {"columns": ("id",), "retry_after_s": 2.5}
+    values: dict[str, Any] = {"columns": ("id",), "retry_after_s": 2.5, "limit_s": 2.5}
     return kind(**{name: values.get(name, f"<{name}>") for name in kind.fields})
 
 

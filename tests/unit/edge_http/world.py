@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
@@ -11,14 +11,16 @@ from typing import Any, cast
 import aiohttp
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+from yarl import URL
 
 from kalamdb.config import Settings
 from kalamdb.edge.http.admin import NodeStatus
-from kalamdb.edge.http.app import HttpParts, build_app
+from kalamdb.edge.http.app import HttpParts, build_app, serve
 from kalamdb.lib.observe import Metrics
 from kalamdb.model.principal import Principal, Role
 from kalamdb.ports import LogStatus
 from kalamdb.session.auth import Authenticator
+from kalamdb.session.reply import Reply
 from kalamdb.session.run import SqlRequest
 from tests.unit.session.fakes import SECRET, FakeClock, FakeGroups, quick_passwords
 
@@ -28,16 +30,19 @@ ANSWER = b'{"status":"success","results":[],"took":0.1}'
 
 @dataclass
 class FakeSession:
-    """Answers ANSWER, or raises `failure`; remembers what it was asked."""
+    """Answers ANSWER, raises `failure` or does `act`; remembers what it was asked."""
 
     failure: BaseException | None = None
     answer: bytes = ANSWER
+    act: Callable[[SqlRequest], Awaitable[Reply]] | None = None
     asked: list[tuple[Principal, SqlRequest]] = field(default_factory=list[Any])
 
-    async def execute(self, principal: Principal, request: SqlRequest) -> bytes:
+    async def execute(self, principal: Principal, request: SqlRequest) -> Reply:
         self.asked.append((principal, request))
         if self.failure is not None:
             raise self.failure
+        if self.act is not None:
+            return await self.act(request)
         return self.answer
 
 
@@ -62,6 +67,24 @@ class EchoSockets:
         async for message in socket:
             await socket.send_str(message.data)
         return socket
+
+
+class NodeServer(TestServer):
+    """The application served as a node serves it."""
+
+    fast_front = True
+
+    def __init__(self, app: web.Application, settings: Settings) -> None:
+        super().__init__(app)
+        self._settings = replace(
+            settings, http=replace(settings.http, fast_front=NodeServer.fast_front)
+        )
+
+    async def start_server(self, loop: object = None, **kwargs: Any) -> None:
+        if self.runner is None:
+            runner = await serve(self.app, "127.0.0.1", 0, self._settings)
+            self.runner, self.scheme, self.port = runner, "http", runner.addresses[0][1]
+            self._root = URL(f"http://{self.host}:{self.port}")
 
 
 @dataclass
@@ -110,7 +133,7 @@ async def opened(
     session, node = FakeSession(), FakeNode()
     parts = HttpParts(session, auth, EchoSockets(), node, Metrics())
     app = build_app(parts, settings, clock)
-    async with TestClient(TestServer(app)) as http:
+    async with TestClient(NodeServer(app, settings)) as http:
         world = World(clock, groups, auth, session, node, http)
         for name in groups.catalog.users:
             if name != "root":
