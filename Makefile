@@ -9,7 +9,7 @@ SCALE ?= 1
 APT := DEBIAN_FRONTEND=noninteractive apt-get
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test quick demo bench clean
+.PHONY: help install run test quick demo bench page clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,7 +19,7 @@ install: $(VENV)/.installed ## make .venv and install the project in it
 run: install ## start one node on HTTP (127.0.0.1:8080) with DATA (./data)
 	@exec $(BIN)/kalamdb-server --data $(DATA) --http $(HTTP)
 
-test: install ## the whole gate, at most 15 minutes
+test: install browser ## the whole gate, at most 15 minutes
 	@$(BIN)/python -m tests --all
 
 quick: install ## the quick gate, under 3 minutes
@@ -33,8 +33,12 @@ bench: $(VENV)/.installed-bench ## the benchmarks beside their comparison stacks
 	@$(BIN)/python -m benchmarks.live_fanout --scale $(SCALE)
 	@$(BIN)/python -m benchmarks.recovery --scale $(SCALE)
 
+page: ## build the page at / from ui/ (needs Node 20 and npm)
+	@command -v npm >/dev/null || { echo "npm is needed to build the page: https://nodejs.org" >&2; exit 1; }
+	@cd ui && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error && npm run --silent build
+
 clean: ## remove the virtualenv and what the tools left; data stays
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) ui/node_modules build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -54,6 +58,16 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	@$(BIN)/python -m pip install -q --disable-pip-version-check \
 		--config-settings editable_mode=compat -e '.[dev]'
 	@touch $@
+
+# The page is tested in a real browser; without one its tests fail.
+.PHONY: browser
+browser:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || { \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			$(APT) update -q && $(APT) install -qy --no-install-recommends chromium; \
+		else \
+			echo "the page is tested in a browser: run 'sudo apt-get install chromium' first" >&2; exit 1; \
+		fi; }
 
 $(VENV)/.installed-bench: $(VENV)/.installed
 	@$(BIN)/python -m pip install -q --disable-pip-version-check \

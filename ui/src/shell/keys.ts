@@ -1,0 +1,3 @@
+/** How the command key is called on this machine. */
+
+export const MOD = navigator.userAgent.includes("Mac") ? "⌘" : "Ctrl";
