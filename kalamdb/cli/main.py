@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from kalamdb.cli import render, settings_page
+from kalamdb.cli import render, settings_page, statements_page
 from kalamdb.cli.connection import Login, Refused, connected
 from kalamdb.cli.demo import demo
 from kalamdb.cli.render import Format
@@ -63,7 +63,7 @@ def sql(
 
 @app.command("live")
 def live(
-    query: Annotated[str, typer.Argument(help="a SELECT of one table")],
+    query: Annotated[str, typer.Argument(help="a SELECT")],
     *,
     last_rows: Annotated[int | None, typer.Option(help="begin with the newest N rows")] = None,
     from_seq: Annotated[str | None, typer.Option(help="resume after this _seq")] = None,
@@ -93,6 +93,20 @@ def live(
 def settings() -> None:
     """Print the reference of all settings of a node, as Markdown."""
     print(settings_page.page(), end="")
+
+
+@app.command("statements")
+def statements() -> None:
+    """Print the reference of all SQL statements, as Markdown."""
+    print(statements_page.page(), end="")
+
+
+@app.command("functions")
+def functions() -> None:
+    """Print the reference of all SQL functions, as Markdown."""
+    from kalamdb.cli import functions_page  # it loads the query engine
+
+    print(functions_page.page(), end="")
 
 
 def _params(text: str | None) -> list[Any] | None:

@@ -72,7 +72,9 @@ def _section(name: str) -> str:
     head = "\n| Setting | Variable and flag | Default | Meaning |\n| --- | --- | --- | --- |"
     if not name:
         return f"\n## At the top\n{head}"
-    tree = typing.get_type_hints(Settings)[name]
+    tree: typing.Any = Settings
+    for branch in name.split("."):
+        tree = typing.get_type_hints(tree)[branch]
     return f"\n## [{name}]\n\n{tree.__doc__}\n{head}"
 
 
@@ -104,6 +106,9 @@ def _default(knob: Knob) -> str:
     value = knob.default
     if value is None or value == ():
         return "none"
+    if isinstance(value, tuple):
+        words = typing.cast("tuple[object, ...]", value)
+        return f"`{', '.join(map(str, words))}`"  # as a variable is written
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int | float):
@@ -133,7 +138,8 @@ def _none(keys: str, instead: str) -> Legacy:
 
 LEGACY: tuple[Legacy, ...] = (
     _renamed("server.host server.port", "server.http", "HOST:PORT in one"),
-    _none("server.public_origin server.ui_path", "this server has no web pages"),
+    _none("server.public_origin", "the page asks the node it came from"),
+    _renamed("server.ui_path", "http.page", "on or off; its path is /"),
     _none("server.workers server.enable_http2", "one event loop; HTTP/1.1"),
     _none("server.api_version", "fixed: v1"),
     _renamed("storage.data_path", "server.data"),
@@ -173,7 +179,7 @@ LEGACY: tuple[Legacy, ...] = (
     _renamed("logging.format", "log.format", "json or text"),
     _none("logging.logs_path logging.log_to_console", "logs go to stderr"),
     _none("logging.targets logging.otlp.*", "one level for all; scrape /metrics"),
-    _none("logging.slow_query_threshold_ms", "`log.requests` has the time of each"),
+    _renamed("logging.slow_query_threshold_ms", "log.slow_query_ms"),
     _renamed(
         "performance.request_timeout execution.handler_timeout_seconds", "limits.query_timeout_s"
     ),
@@ -186,7 +192,8 @@ LEGACY: tuple[Legacy, ...] = (
         " performance.client_disconnect_timeout",
         "one event loop, no such pools",
     ),
-    _none("transaction_timeout_secs max_transaction_buffer_bytes", "there are no transactions"),
+    _renamed("transaction_timeout_secs", "transactions.timeout_s"),
+    _renamed("max_transaction_buffer_bytes", "transactions.max_bytes"),
     _renamed("websocket.client_timeout_secs", "websocket.client_timeout_s"),
     _renamed("websocket.auth_timeout_secs", "websocket.auth_timeout_s"),
     _renamed("websocket.heartbeat_interval_secs", "websocket.heartbeat_interval_s"),
@@ -217,7 +224,20 @@ LEGACY: tuple[Legacy, ...] = (
         "fixed: what the API uses",
     ),
     _kept("auth.root_password auth.jwt_secret auth.cookie_secure auth.allow_remote_setup"),
-    _none("auth.jwt_trusted_issuers auth.oidc.* auth.local.enabled oauth.*", "passwords only"),
+    _kept("auth.local.enabled"),
+    _kept(
+        "auth.oidc.enabled auth.oidc.display_name auth.oidc.issuer auth.oidc.client_id"
+        " auth.oidc.client_secret auth.oidc.scopes auth.oidc.auto_provision"
+    ),
+    _renamed("auth.oidc.broker_device_flow_enabled", "auth.oidc.device_flow"),
+    _none("auth.oidc.device_authorization_endpoint", "as the discovery document says"),
+    _renamed("auth.jwt_trusted_issuers", "auth.oidc.issuer", "one outside issuer"),
+    _renamed("oauth.enabled oauth.auto_provision", "auth.oidc.enabled", "and `auto_provision`"),
+    _none(
+        "auth.oidc.default_role oauth.default_role",
+        "who is provisioned has role user; others are made WITH OIDC",
+    ),
+    _renamed("oauth.providers.*", "auth.oidc.issuer", "one provider"),
     _renamed("auth.jwt_expiry_hours", "auth.token_lifetime_s"),
     _renamed("auth.min_password_length", "auth.password_length_min"),
     _renamed("auth.max_password_length", "auth.password_length_max"),
