@@ -41,12 +41,12 @@ from kalamdb.session.run import (
     check_option,
     check_params,
     single,
-    summaries,
     tag_of,
 )
 from kalamdb.session.stale import StaleReads
 from kalamdb.session.stream import enveloped
 from kalamdb.session.table_facts import TableFacts
+from kalamdb.session.tally import Tally
 from kalamdb.session.transaction_control import NEW, TransactionControl, repeated_answers
 from kalamdb.session.transactions import Transactions
 from kalamdb.sql import analyze, parse
@@ -93,7 +93,6 @@ from kalamdb.sql.statement import (
     UseNamespace,
 )
 from kalamdb.transaction_errors import TransactionMisused, UnknownTransaction
-
 
 TURN_S = 0.005
 """A request of many statements lets others go on when it has had the loop for so long."""
@@ -189,7 +188,7 @@ class Session:
             return [single(answer, run.user)]
         run.streams = False
         results: list[Result] = []
-        done: list[Affected] = []
+        tally = Tally()
         turn_s = self._clock.monotonic_s()
         for run.number, statement in enumerate(statements):
             self.statements += 1
@@ -201,7 +200,8 @@ class Session:
                 if run.number == repeat.commit_at:
                     committed, totals = repeated_answers(run, repeat)
                     results.append(committed)
-                    done.extend(totals)
+                    for total in totals:
+                        tally.add(total)
                     run.repeat = None
                 continue
             try:
@@ -209,11 +209,12 @@ class Session:
             except KalamError as error:
                 error.__dict__["statement"] = run.number + 1
                 raise
+            tally.follow(statement)
             if isinstance(answer, Affected):
-                done.append(answer)
+                tally.add(answer)
             else:
                 results.append(answer)
-        return results + summaries(done, run.user)
+        return results + tally.results(run.user)
 
     # ---- transactions that outlive a request ----------------------------------------------------
 
