@@ -99,6 +99,43 @@ def unproven(old: TableDef, new: TableDef) -> Unproven:
     return Unproven(frozenset(columns), frozenset(unchecked), building)
 
 
+def check_can_be_undone(old: TableDef, new: TableDef) -> None:
+    """Rows may fail what is new in a definition, and the one before comes back. Rows written
+    meanwhile keep the new one only, so nothing may have been taken away by it.
+
+    Raises Unsupported.
+    """
+    gone = _taken_away(old, new)
+    proof = unproven(old, new) if gone else None
+    if proof is not None and (proof.columns or proof.checks or proof.indexes):
+        raise Unsupported(
+            f"taking away {gone} in the ALTER TABLE that adds what rows have to be looked at for",
+            "write two statements, and what is added first",
+        )
+
+
+def _taken_away(old: TableDef, new: TableDef) -> str | None:
+    """Something rows kept that they need not keep any more; a wider type can stay."""
+    now = {column.id: column for column in new.columns}
+    for column in old.columns:
+        kept = now.get(column.id)
+        if kept is None:
+            return f"column {column.name}"
+        if kept.nullable and not column.nullable:
+            return f"NOT NULL of column {column.name}"
+    numbers = {one.id for one in (*new.uniques, *new.indexes)}
+    for one in (*old.uniques, *old.indexes):
+        if one.id not in numbers:
+            return one.name
+    texts = {check.sql for check in new.checks}
+    for check in old.checks:
+        # A length in a type gives way to another one, which says what it is looked at for.
+        implied = any(is_implied(old, check, column) for column in old.columns)
+        if not implied and not texts & {check.sql, renamed_check(old, new, check).sql}:
+            return check.name
+    return None
+
+
 def altered_table(table: TableDef, changes: Sequence[TableChange], now_ms: int) -> TableDef:
     """The next version, or `table` itself when nothing changes.
 

@@ -18,7 +18,7 @@ TEXT_LENGTH_MAX = 4096
 
 def alter_namespace(reader: Reader) -> Statement:
     """Everything after `ALTER NAMESPACE`."""
-    name = reader.name("a namespace name")
+    name = reader.namespace()
     if reader.accept("RENAME"):
         raise Unsupported(
             "renaming a namespace", "create another one, and tables in it by INSERT … SELECT"

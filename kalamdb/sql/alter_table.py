@@ -169,7 +169,9 @@ def _add(reader: Reader) -> TableChange:
 
 
 def _drop(reader: Reader) -> TableChange:
-    if reader.word() in ("INDEX", "VECTOR", "KEY"):
+    if reader.word() == "VECTOR":
+        raise Unsupported("ALTER TABLE … DROP VECTOR INDEX", "there are no indexes of vectors")
+    if reader.word() in ("INDEX", "KEY"):
         raise Unsupported(f"ALTER TABLE … DROP {reader.word()}", "write DROP INDEX name")
     if reader.word() == "PRIMARY":
         raise Unsupported("DROP PRIMARY KEY", "a table's primary key stays what it is")

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from random import Random
 from typing import TypeVar
 
-from kalamdb.errors import CursorExpired, KalamError, NotLeader, Unavailable
+from kalamdb.errors import CursorExpired, Indeterminate, KalamError, NotLeader, Unavailable
 from kalamdb.model import codec
 from kalamdb.model.change import Row
 from kalamdb.model.command import Outcome
@@ -159,6 +159,15 @@ async def write_slowly(
     else:
         read_set = ReadSet(tables={(TABLE.id, partition): last})
     return await write(member, group, PutRows(TABLE, partition, rows, read_set, RETURNING), tag)
+
+
+async def within(waiting: Awaitable[Outcome]) -> Outcome:
+    """As `write_within` waits. Raises Indeterminate."""
+    try:
+        async with asyncio.timeout(WRITE_TIMEOUT_S):
+            return await waiting
+    except TimeoutError as error:
+        raise Indeterminate("no answer in time") from error
 
 
 async def confirm(member: Member, group: int) -> None:

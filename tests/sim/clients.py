@@ -7,7 +7,8 @@ attempt nobody knows about it is `UNKNOWN`, unless a retry under the same reques
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+from dataclasses import dataclass, field
 from random import Random
 
 from kalamdb.errors import (
@@ -20,7 +21,7 @@ from kalamdb.errors import (
 from kalamdb.model.command import Outcome
 from kalamdb.model.ids import Partition, partition_tenant
 from kalamdb.model.work import ChangeKeys, InsertRows, RequestTag, Work
-from tests.sim import calls
+from tests.sim import bank, calls
 from tests.sim.calls import Calls, Lost, Refused
 from tests.sim.history import History, Kind, Operation, Result
 from tests.sim.member import Member
@@ -66,6 +67,7 @@ WRITER = Mix((25, 40, 10, 25), 0.85, 2.0)
 READER = Mix((15, 25, 0, 60), 0.97, 0.3)
 ROVER = Mix((25, 40, 20, 15), 0.3, 1.0)
 CLIENTS = (WRITER,) * 5 + (READER,) * 4 + (ROVER,) * 2
+BANK_CLIENTS = (WRITER,) * 3 + (READER,)
 
 
 @dataclass(slots=True)
@@ -78,12 +80,14 @@ class Desk:
     members: dict[int, Member]
     places: list[Place]
     history: History
+    banks: list[Place] = field(default_factory=list[Place])
     written: tuple[Partition, int] | None = None  # the key written last
     numbers: int = 0
     closed: bool = False
 
     def group_of(self, partition: Partition) -> int:
-        return next(place.group for place in self.places if place.partition == partition)
+        places = (*self.places, *self.banks)
+        return next(place.group for place in places if place.partition == partition)
 
 
 class Hints:
@@ -116,6 +120,39 @@ async def work_on(desk: Desk, mix: Mix) -> None:
     while not desk.closed:
         await desk.calls.pause(desk.dice.uniform(*THINK_S))
         await perform(desk, hints, draw(desk, mix))
+
+
+async def bank_with(desk: Desk, mix: Mix) -> None:
+    """A client of the banks, until the desk closes: it opens accounts, moves money, audits."""
+    hints = Hints(desk, mix)
+    while not desk.closed:
+        await desk.calls.pause(desk.dice.uniform(*THINK_S))
+        place = desk.dice.choice(desk.banks)
+        accounts = bank.accounts_at(desk.timeline.elapsed_s)
+        choice = desk.dice.random()
+        if choice < 0.3:
+            await audit(desk, hints, place, accounts)
+            continue
+        desk.numbers += 1
+        number, now_s = desk.numbers, desk.timeline.now_s
+        if choice < 0.45:
+            kind, keys = Kind.INSERT, accounts
+        else:
+            kind = Kind.TRANSFER
+            keys = tuple(desk.dice.sample(accounts, desk.dice.choice((2, 2, 3))))
+        name = request_id(number)
+        made = Operation(number, kind, place.partition, keys, now_s, request_id=name)
+        await perform(desk, hints, made)
+
+
+async def audit(desk: Desk, hints: Hints, place: Place, accounts: tuple[int, ...]) -> None:
+    member = hints.pick(place.group)
+    with contextlib.suppress(KalamError, Refused, Lost):
+        await desk.calls.call(
+            member,
+            lambda there: bank.audit(there, place.group, place.partition, accounts, desk.dice),
+            timeout_s=hints.timeout_s,
+        )
 
 
 def draw(desk: Desk, mix: Mix) -> Operation:
@@ -194,7 +231,8 @@ async def perform(desk: Desk, hints: Hints, operation: Operation) -> None:
             case _:
                 operation.result = result
                 operation.end_s = desk.timeline.now_s
-                if operation.writes and operation.affected:
+                in_bank = any(place.partition == operation.partition for place in desk.banks)
+                if operation.writes and operation.affected and not in_bank:
                     desk.written = operation.partition, operation.keys[0]
                 return
     operation.result = Result.UNKNOWN if maybe else Result.FAILED
@@ -224,6 +262,8 @@ async def attempt(desk: Desk, hints: Hints, member: Member, operation: Operation
                 timeout_s=hints.timeout_s,
             )
             return Result.OK
+        if operation.kind is Kind.TRANSFER:
+            return await attempt_transfer(desk, hints, member, operation)
         outcome = await desk.calls.call(
             member,
             lambda there: write(there, group, operation, desk.dice),
@@ -239,6 +279,31 @@ async def attempt(desk: Desk, hints: Hints, member: Member, operation: Operation
         return result
     desk.timeline.note(f"op {operation.number} ok {outcome.affected}")
     note_outcome(operation, outcome)
+    return Result.OK
+
+
+async def attempt_transfer(
+    desk: Desk, hints: Hints, member: Member, operation: Operation
+) -> Result:
+    """Raises as a call does."""
+    tag = tag_of(operation)
+    assert tag is not None
+    outcome, founds = await desk.calls.call(
+        member,
+        lambda there: bank.transfer(
+            there,
+            desk.group_of(operation.partition),
+            operation.partition,
+            operation.keys,
+            number=operation.number,
+            tag=tag,
+            dice=desk.dice,
+        ),
+        timeout_s=hints.timeout_s,
+    )
+    operation.founds = founds
+    operation.affected, operation.seq = outcome.affected, outcome.seq
+    desk.timeline.note(f"op {operation.number} transferred {outcome.affected}")
     return Result.OK
 
 

@@ -16,7 +16,7 @@ FIRST_SEED = {
     "entry_ends_in_answer": 0,
     "chain_of_applied_only": 0,
     "seq_of_clock": 0,
-    "forgets_pending_requests": 0,
+    "forgets_pending_requests": 3,
     "forgets_stored_requests": 0,
     "writes_no_history": 0,
     "splits_transactions": 0,
@@ -32,7 +32,7 @@ FIRST_SEED = {
     "read_index_of_old_answers": 3,
     "cuts_on_duplicates": 0,
     "acknowledges_before_sync": 3,
-    "commits_unverified": 0,
+    "commits_unverified": 21,
     "compacts_what_is_not_durable": 1,
     "store_with_holes": 0,
 }

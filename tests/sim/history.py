@@ -6,7 +6,7 @@ write is told apart from every other in whatever is read, committed or streamed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
 from kalamdb.model.change import Op
@@ -24,6 +24,7 @@ class Kind(Enum):
     APPEND = auto()
     DELETE = auto()
     READ = auto()
+    TRANSFER = auto()  # a transaction that appends to all its keys
 
 
 class Result(Enum):
@@ -38,7 +39,8 @@ class Result(Enum):
 class Operation:
     """One call of a client, retries included.
 
-    `found` is what a read or RETURNING gave: the row's elements, None for no row. `seq` is the
+    `found` is what a read or RETURNING gave: the row's elements, None for no row. `founds` is that
+    for each key of a transfer, None when its statements' answers are not known. `seq` is the
     outcome's.
     """
 
@@ -54,12 +56,25 @@ class Operation:
     result: Result = Result.UNKNOWN
     affected: int = 0
     found: Elements | None = None
+    founds: tuple[Elements, ...] | None = None
     seq: Seq = NO_SEQ
     attempts: int = 0
 
     @property
     def writes(self) -> bool:
         return self.kind is not Kind.READ
+
+    def at(self, key: int) -> Operation:
+        """What it was for one of its keys alone."""
+        if self.kind is not Kind.TRANSFER:
+            return self
+        one = replace(self, kind=Kind.APPEND, keys=(key,))
+        if self.result is Result.OK:
+            if self.founds is None:
+                return replace(one, result=Result.UNKNOWN)  # done, and it is not known on what
+            one.affected = len(self.founds) and 1
+            one.found = self.founds[self.keys.index(key)] if self.founds else None
+        return one
 
 
 @dataclass(frozen=True, slots=True)

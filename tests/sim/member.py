@@ -22,6 +22,7 @@ from cluster.raft.core import NEVER, Timings
 from cluster.raft.group import Group
 from cluster.raft.hub import Hub
 from cluster.raft.wal import Batch, Wal
+from kalamdb.decide.plan import Checks, no_checks
 from kalamdb.errors import KalamError, Unavailable
 from kalamdb.model.ids import GroupId
 from kalamdb.ports import AppliedMark, LogEntry, LogMachine
@@ -44,7 +45,9 @@ FIRST_WALL_MS = 1_764_000_000_000  # an hour begins here
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What all members share. `late` is the fault of a log that appends a payload too late."""
+    """What all members share. `late` is the fault of a log that appends a payload too late;
+    `on_lead` is told of a member that begins to lead a group.
+    """
 
     timeline: Timeline
     dice: Random
@@ -54,6 +57,8 @@ class World:
     faults: list[str]
     late: LateAppends
     timings: Timings
+    checks: Checks = no_checks
+    on_lead: Callable[[Member, int], None] = lambda member, group: None
 
 
 class LateAppends(Protocol):
@@ -107,6 +112,7 @@ class WatchedMachine:
         self._reference.led(self._member.node, term)
         self._member.note(f"lead g{self._group} term {term}")
         self._replica.lead(term)
+        self._member.world.on_lead(self._member, self._group)
 
     def resign(self, reason: str) -> None:
         self._member.note(f"resign g{self._group}: {reason}")
@@ -193,7 +199,13 @@ class Member:
             self.check_group(number)
             sink = self.sinks[number] = StreamSink()
             replica = Replica(
-                store.group, store, sink, clock, pull_image=self._pull_image, fatal=_fatal
+                store.group,
+                store,
+                sink,
+                clock,
+                checks=self.world.checks,
+                pull_image=self._pull_image,
+                fatal=_fatal,
             )
             machine = WatchedMachine(self, number, replica)
             group = hub.open(number, voters, machine, self.world.timings)

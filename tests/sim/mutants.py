@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any, cast
 from unittest.mock import patch
@@ -51,15 +51,15 @@ def mutant(make: Patches) -> Patches:
 
 
 @contextmanager
-def planted(name: str) -> Iterator[None]:
-    patches = MUTANTS[name]()
-    for one in patches:
-        one.start()
-    try:
+def active(patches: list[Any]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for one in patches:
+            stack.enter_context(one)
         yield
-    finally:
-        for one in reversed(patches):
-            one.stop()
+
+
+def planted(name: str) -> AbstractContextManager[None]:
+    return active(MUTANTS[name]())
 
 
 # Deciding.

@@ -19,6 +19,7 @@ from kalamdb.model.change import Row
 from kalamdb.model.command import Command, Effect
 from kalamdb.model.ids import HOUR_MS, SEQ_EPOCH_MS, SEQ_GROUP_MASK, Partition, Seq
 from kalamdb.ports import LogEntry
+from kalamdb.store import staged
 from kalamdb.store.catalog_codec import encode_request
 from tests.sim.history import Elements, Frame
 from tests.sim.schema import TABLE, UNIQUE_COLUMN, elements_of, operation_of_request
@@ -56,6 +57,7 @@ class GroupReference:
         self.entries: dict[int, tuple[int, bytes]] = {}
         self.commands: list[CommittedCommand] = []
         self.void = 0
+        self.staged = 0
         self.leaders: dict[int, int] = {}
         self.index = 0
         self.seq = Seq(0)
@@ -111,7 +113,11 @@ class GroupReference:
             raise Violation(f"{where}: seq falls from {self.seq} to {entry.seq_last}")
         hour = max(0, entry.time_ms - SEQ_EPOCH_MS) // HOUR_MS
         for command in entry.commands:
-            effects = list(command.effects)
+            gone: list[Effect] = []
+            if staged.is_commit(command.effects):
+                command, gone = self._joined(command.effects[0])
+                self.staged += 1
+            effects = [*gone, *command.effects]
             if command.request_key is not None:
                 record = encode_request(command.hash, command.outcome)
                 effects.append((command.request_key, record))
@@ -121,6 +127,15 @@ class GroupReference:
         if entry.seq_last < self.seq:
             raise Violation(f"{where}: it has changes above its seq_last {entry.seq_last}")
         self.seq = entry.seq_last
+
+    def _joined(self, commit: Effect) -> tuple[Command, list[Effect]]:
+        """The command in the chunks that `commit` names, and their deletions."""
+        key, value = commit
+        assert value is not None
+        _, count = codec.unpack(value)
+        names = [key[:-4] + keys.U32.pack(number) for number in range(count)]
+        whole = b"".join(self.state[name] for name in names)
+        return codec.decode_command(whole), [(name, None) for name in names]
 
     def _put(self, effects: Iterable[Effect]) -> None:
         for key, value in effects:

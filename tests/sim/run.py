@@ -13,20 +13,33 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
 
 from cluster.raft import journal
 from cluster.raft.core import Timings
+from kalamdb.decide import sequencer
 from kalamdb.errors import KalamError
 from kalamdb.model.ids import SLOTS, GroupId, Partition, TenantId, slot_of, tenant_partition
+from kalamdb.model.keys import row_prefix
 from kalamdb.model.work import OpenSlots, PutFence, TrimBefore
-from tests.sim import calls
+from kalamdb.store import staged
+from tests.sim import bank, calls
 from tests.sim.calls import Calls, Lost, Refused
 from tests.sim.checkers import feed, ledger, linear
-from tests.sim.clients import CLIENTS, WRITER, Desk, Hints, Place, perform, work_on
+from tests.sim.clients import (
+    BANK_CLIENTS,
+    CLIENTS,
+    WRITER,
+    Desk,
+    Hints,
+    Place,
+    bank_with,
+    perform,
+    work_on,
+)
 from tests.sim.faults import Nemesis
 from tests.sim.history import History, Kind, Operation, Result, Subscription
 from tests.sim.late import HeldAppends
@@ -43,6 +56,10 @@ ENDING_S = 6.0  # clients come to an end
 CALM_S_MAX = 20.0  # from then on until all is equal
 KEEP_ENTRIES = 30
 ACKNOWLEDGED_MIN = 60
+TRANSFERS_MIN = 20
+# So that transactions, and rows with a long list, take several entries.
+COMMAND_BYTES_MAX = 700
+CHUNK_BYTES = 300
 
 
 @dataclass(slots=True)
@@ -59,6 +76,7 @@ class Report:
     void: int = 0
     elapsed_s: float = 0.0
     calm_s: float = 0.0
+    statements: Counter[Result] = field(default_factory=Counter[Result])  # of operators
 
     def __str__(self) -> str:
         counts = " ".join(f"{result.name}={count}" for result, count in self.results.items())
@@ -90,13 +108,16 @@ def run(seed: int, *, alone: bool = False, verbose: bool = False) -> Report:
 
 @contextmanager
 def small_log() -> Iterator[None]:
-    """Few entries are kept for members that lag, so that images are needed."""
-    before = journal.KEEP_ENTRIES
+    """Few entries are kept for members that lag, so that images are needed; commands are staged
+    that are not large.
+    """
+    before = journal.KEEP_ENTRIES, sequencer.COMMAND_BYTES_MAX, staged.CHUNK_BYTES
     journal.KEEP_ENTRIES = KEEP_ENTRIES
+    sequencer.COMMAND_BYTES_MAX, staged.CHUNK_BYTES = COMMAND_BYTES_MAX, CHUNK_BYTES
     try:
         yield
     finally:
-        journal.KEEP_ENTRIES = before
+        journal.KEEP_ENTRIES, sequencer.COMMAND_BYTES_MAX, staged.CHUNK_BYTES = before
 
 
 class Simulation:
@@ -139,8 +160,9 @@ class Simulation:
         self._clients_loop = Loop(timeline, Life(), self._errors)
         self.calls = Calls(timeline, dice, self._clients_loop)
         self.history = History()
-        places = [Place(partition, group) for partition, group in _partitions(groups)]
-        self.desk = Desk(timeline, dice, self.calls, self.members, places, self.history)
+        places = [Place(partition, group) for partition, group in partitions(groups)]
+        banks = [Place(partition, group) for partition, group in partitions(groups, first=2)]
+        self.desk = Desk(timeline, dice, self.calls, self.members, places, self.history, banks)
         self.nemesis = Nemesis(timeline, dice, self.calls, network, self.members)
         self.network = network
 
@@ -152,7 +174,7 @@ class Simulation:
             self._play(report)
             report.faults += self._judge()
         except (AssertionError, KalamError) as error:
-            report.faults.append(f"{type(error).__name__}: {error}{_where(error)}")
+            report.faults.append(f"{type(error).__name__}: {error}{where(error)}")
         report.faults += self._errors
         report.trace = self.timeline.trace
         report.elapsed_s = self.timeline.elapsed_s
@@ -168,7 +190,8 @@ class Simulation:
         timeline = self.timeline
         self.begin()
         clients = [self.spawn(work_on(self.desk, mix)) for mix in CLIENTS]
-        for place in self.desk.places:
+        clients += [self.spawn(bank_with(self.desk, mix)) for mix in BANK_CLIENTS]
+        for place in (*self.desk.places, *self.desk.banks):
             for _ in range(2):
                 subscription = Subscription(len(self.history.subscriptions), place.partition)
                 self.history.subscriptions.append(subscription)
@@ -205,11 +228,12 @@ class Simulation:
 
     def spawn(self, work):
         task = self._clients_loop.create_task(work)
-        task.add_done_callback(_surface)
+        task.add_done_callback(surface)
         return task
 
     async def _put_schema(self, group: int) -> None:
-        slots = tuple(slot_of(p.partition) for p in self.desk.places if p.group == group)
+        places = (*self.desk.places, *self.desk.banks)
+        slots = tuple(slot_of(p.partition) for p in places if p.group == group)
         hints = Hints(self.desk, WRITER)
         for work in (OpenSlots(slots, 1), PutFence(TABLE)):
             while True:
@@ -263,15 +287,7 @@ class Simulation:
                 await self.calls.pause(0.05)
 
     def _is_equal(self) -> bool:
-        if not all(member.up for member in self.members.values()):
-            return False
-        for group in self.references:
-            last = {member.groups[group].journal.last_index for member in self.members.values()}
-            applied = {member.stores[group].mark().index for member in self.members.values()}
-            ready = any(member.groups[group].ready for member in self.members.values())
-            if not ready or len(last) != 1 or last != applied:
-                return False
-        return True
+        return are_equal(self.members, self.references)
 
     def _streams_are_done(self) -> bool:
         for subscription in self.history.subscriptions:
@@ -302,6 +318,7 @@ class Simulation:
             reference = self._reference_of(subscription.partition)
             yield from feed.faults(subscription, reference)
         yield from self._judge_members()
+        yield from self._judge_banks()
         yield from self._judge_vacuity()
 
     def _judge_members(self) -> Iterator[str]:
@@ -318,6 +335,22 @@ class Simulation:
             if len(digests) != 1:
                 yield f"group {group}: the members' digests differ"
 
+    def _judge_banks(self) -> Iterator[str]:
+        """The total of each bank, and that money moved, in one piece and in chunks."""
+        for place in self.desk.banks:
+            prefix = row_prefix(TABLE.id, place.partition)
+            state = self.references[place.group].state
+            rows = [raw for key, raw in state.items() if key.startswith(prefix)]
+            bank.check_total(f"group {place.group} at the end", rows)
+        moved = sum(
+            operation.kind is Kind.TRANSFER and operation.result is Result.OK
+            for operation in self.history.operations
+        )
+        if moved < TRANSFERS_MIN:
+            yield f"vacuous: {moved} transfers, at least {TRANSFERS_MIN}"
+        if not any(reference.staged for reference in self.references.values()):
+            yield "vacuous: no command was staged"
+
     def _judge_vacuity(self) -> Iterator[str]:
         acknowledged = sum(
             operation.writes and operation.result is Result.OK
@@ -329,23 +362,37 @@ class Simulation:
             yield "vacuous: no fault during the load"
 
 
-def _partitions(groups: tuple[int, ...]) -> list[tuple[Partition, int]]:
-    """Two partitions in each group, as slots place them."""
+def partitions(groups: tuple[int, ...], *, first: int = 0) -> list[tuple[Partition, int]]:
+    """Two partitions in each group, as slots place them; one for a bank, behind the `first`."""
     found: list[tuple[Partition, int]] = []
     for group in groups:
         names = (f"tenant{number}" for number in range(1000))
         made = [tenant_partition(TenantId(name)) for name in names]
         mine = [p for p in made if slot_of(p) * len(groups) // SLOTS + 1 == group]
-        found += [(partition, GroupId(group)) for partition in mine[:2]]
+        end = first + 1 if first else 2
+        found += [(partition, GroupId(group)) for partition in mine[first:end]]
     return found
 
 
-def _surface(task) -> None:
+def are_equal(members: Mapping[int, Member], references: Mapping[int, GroupReference]) -> bool:
+    """Everybody is up and has applied the whole log of each group, which is led."""
+    if not all(member.up for member in members.values()):
+        return False
+    for group in references:
+        last = {member.groups[group].journal.last_index for member in members.values()}
+        applied = {member.stores[group].mark().index for member in members.values()}
+        ready = any(member.groups[group].ready for member in members.values())
+        if not ready or len(last) != 1 or last != applied:
+            return False
+    return True
+
+
+def surface(task) -> None:
     if not task.cancelled() and task.exception() is not None:
         raise task.exception()
 
 
-def _where(error: BaseException) -> str:
+def where(error: BaseException) -> str:
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

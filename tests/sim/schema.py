@@ -12,7 +12,7 @@ from kalamdb.model.types import BIGINT, TEXT
 from kalamdb.model.work import ReturningClause
 from tests.sim.history import Elements
 
-KEY_COLUMN, LIST_COLUMN, UNIQUE_COLUMN = 1, 2, 3
+KEY_COLUMN, LIST_COLUMN, UNIQUE_COLUMN, BALANCE_COLUMN = 1, 2, 3, 4
 
 TABLE = TableDef(
     id=TableId(7),
@@ -23,10 +23,11 @@ TABLE = TableDef(
         Column(KEY_COLUMN, "id", BIGINT, nullable=False),
         Column(LIST_COLUMN, "numbers", TEXT, nullable=False),
         Column(UNIQUE_COLUMN, "badge", BIGINT),
+        Column(BALANCE_COLUMN, "balance", BIGINT),  # of a bank's accounts
     ),
     primary_key=(KEY_COLUMN,),
     uniques=(Unique(1, (UNIQUE_COLUMN,), "badge_key"),),
-    next_column_id=4,
+    next_column_id=5,
     next_index_id=2,
 )
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from kalamdb.model import keys
 from kalamdb.model.change import Change, ChangeBatch
 from kalamdb.model.ids import Partition, Seq
+from kalamdb.model.table import TableDef
 from tests.sim.schema import TABLE
 
 Deliver = Callable[["Message"], None]
@@ -86,6 +87,8 @@ class StreamSink:
 
     def close_table(self, table: int) -> None:
         self.close_all(f"table {table} is gone")
+
+    def close_older(self, table: TableDef) -> None: ...
 
     def close_all(self, reason: str) -> None:
         streams, self._streams = self._streams, {}

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import pytest
 
-from tests.sim import mutants
+from tests.sim import mutants, mutants_transactions
 from tests.sim.directed import CutOff, bridges
 
 ALL_FROM_SEEDS = 50  # a run of this many seeds plants all mutants
 # Rare by chance; the situations below show them.
+assert mutants_transactions.FIRST_SEED is mutants.FIRST_SEED
 BY_HAND = {"refuses_unconfirmed", "forgets_votes"}
 
 

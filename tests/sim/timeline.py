@@ -34,8 +34,9 @@ class Timeline:
         self._verbose = verbose
 
     def at(self, time_s: float, event: Callable[[], None]) -> None:
-        self._count += 1
-        heapq.heappush(self._heap, (max(time_s, self.now_s), self._count, event))
+        # What a dead process left may be finalized, and schedule something, in the midst of this.
+        count = self._count = self._count + 1
+        heapq.heappush(self._heap, (max(time_s, self.now_s), count, event))
 
     def after(self, delay_s: float, event: Callable[[], None]) -> None:
         self.at(self.now_s + delay_s, event)

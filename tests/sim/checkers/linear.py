@@ -30,7 +30,7 @@ def faults(operations: Iterable[Operation]) -> Iterator[str]:
         if len(operation.keys) > 1 and operation.result is Result.REFUSED_KEY:
             continue  # one of its keys was taken; which one is not told
         for key in operation.keys:
-            by_key[operation.partition, key].append(operation)
+            by_key[operation.partition, key].append(operation.at(key))
     for (partition, key), found in sorted(by_key.items()):
         why = check(found)
         if why is not None:
@@ -98,6 +98,8 @@ def step(state: State, operation: Operation) -> tuple[bool, State]:
             if known and operation.affected == 0:
                 return state is None, None
             return state is not None and (not known or state == operation.found), None
+        case Kind.TRANSFER:
+            raise AssertionError("it is looked at key by key")
 
 
 def _end_s(operation: Operation) -> float:

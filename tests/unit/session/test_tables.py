@@ -9,11 +9,20 @@ from typing import Any, cast
 
 import pytest
 
-from kalamdb.errors import CheckViolation, Conflict, NotNullViolation, StatementFailed
+from kalamdb.errors import (
+    CheckViolation,
+    Conflict,
+    Indeterminate,
+    NotNullViolation,
+    StatementFailed,
+    Unavailable,
+    Unsupported,
+)
 from kalamdb.model import work
 from kalamdb.model.ids import META_GROUP, GroupId
 from kalamdb.model.principal import Role
 from kalamdb.model.table import TableDef
+from kalamdb.model.work import RequestTag
 from kalamdb.ports import DefiningGroups
 from kalamdb.session.tables import Tables, Turns
 from kalamdb.sql.alter import altered_table
@@ -267,3 +276,102 @@ async def test_turns_are_taken_in_one_order_and_forgotten() -> None:
     await asyncio.gather(take("a", "x", "y"), take("b", "y", "x"), take("c", "x"))
     assert sorted(order) == ["a", "b", "c"]
     assert not turns._turns  # pyright: ignore[reportPrivateUsage]
+
+
+# ---- what is told, and what is left --------------------------------------------------------------
+
+
+async def test_a_drop_cut_off_is_finished(node: SmallNode) -> None:
+    table = table_of(node)
+    with pytest.raises(CutOff):
+        await tables(Cut(node, 0, half=True)).drop(table)  # one group knows
+    assert await tables(node.groups).finish_pending() == 1
+    assert table.id not in node.groups.catalog.tables_by_id
+    status, _ = await node.sql("alice", "SELECT id FROM app.m WHERE id = 1")
+    assert status == 400  # there is no such table
+
+
+async def test_no_table_is_dropped_at_start(node: SmallNode) -> None:
+    assert await tables(node.groups).finish_pending() == 0
+    assert (await node.ok("alice", "SELECT id FROM app.m WHERE id = 1"))[0]["rows"] == [[1]]
+
+
+class Refusing(Cut):
+    """Groups that take no more writes, and say truly that this one was not done."""
+
+    def _count(self) -> None:
+        if self._left == 0:
+            raise Unavailable("the queue is full")
+        self._left -= 1
+
+
+@pytest.mark.parametrize("writes", range(5))
+async def test_it_is_not_done_only_before_meta_knows(node: SmallNode, writes: int) -> None:
+    made = tables(Refusing(node, writes))
+    begun = change("ALTER TABLE app.m ADD CONSTRAINT some CHECK (n > 0)")
+    if writes == 4:
+        await made.alter(table_of(node), begun, None)
+        return
+    with pytest.raises(Indeterminate if writes else Unavailable):
+        await made.alter(table_of(node), begun, None)
+    await tables(node.groups).finish_pending()
+    assert bool(table_of(node).checks) is bool(writes)
+
+
+async def test_a_drop_on_its_way_is_not_called_undone(node: SmallNode) -> None:
+    with pytest.raises(Indeterminate):
+        await tables(Refusing(node, 1)).drop(table_of(node))
+
+
+async def test_a_repeat_of_what_was_undone_is_refused_as_it_was(node: SmallNode) -> None:
+    tag = RequestTag("root", "root", "once", 1, b"same")
+    one = change("ALTER TABLE app.m ADD CONSTRAINT all_one CHECK (n = 1)")
+    with pytest.raises(CutOff):
+        await tables(Cut(node, 2)).alter(table_of(node), one, tag)
+    await tables(node.groups).finish_pending()
+    assert not table_of(node).checks
+    for _ in range(2):
+        with pytest.raises(CheckViolation):
+            await tables(node.groups).alter(table_of(node), one, tag)
+    assert not table_of(node).checks
+
+
+async def test_a_repeat_of_what_came_through_is_ok(node: SmallNode) -> None:
+    tag = RequestTag("root", "root", "once", 1, b"same")
+    made = tables(node.groups)
+    for sql in ("ALTER TABLE app.m ADD CONSTRAINT one UNIQUE (n)", "ALTER TABLE app.m ADD c INT"):
+        named = replace(tag, request_id=sql)
+        for _ in range(2):
+            assert await made.alter(table_of(node), change(sql), named)
+
+
+TAKES_AWAY = [
+    "ALTER TABLE app.k DROP CONSTRAINT small, ADD CONSTRAINT other CHECK (n < 5)",
+    "ALTER TABLE app.k DROP COLUMN body, ADD CONSTRAINT other CHECK (n < 5)",
+    "ALTER TABLE app.k ALTER body DROP NOT NULL, ALTER n SET NOT NULL",
+    "ALTER TABLE app.k DROP CONSTRAINT one, ADD CONSTRAINT two UNIQUE (body)",
+]
+
+
+@pytest.mark.parametrize("sql", TAKES_AWAY)
+async def test_what_undoing_could_not_bring_back_is_refused(node: SmallNode, sql: str) -> None:
+    await node.setup(
+        "CREATE USER TABLE app.k (id INT PRIMARY KEY, body TEXT NOT NULL, n INT,"
+        " CONSTRAINT small CHECK (n < 9), CONSTRAINT one UNIQUE (n))"
+    )
+    before = table_of(node, "k")
+    with pytest.raises(Unsupported, match="two statements"):
+        await tables(node.groups).alter(before, change(sql), None)
+    assert table_of(node, "k") == before
+    for part in sql.removeprefix("ALTER TABLE app.k ").split(", "):
+        await tables(node.groups).alter(
+            table_of(node, "k"), change(f"ALTER TABLE app.k {part}"), None
+        )
+
+
+async def test_a_wider_type_stays_when_its_statement_is_undone(node: SmallNode) -> None:
+    sql = "ALTER TABLE app.m ALTER n TYPE BIGINT, ADD CONSTRAINT all_one CHECK (n = 1)"
+    with pytest.raises(CheckViolation):
+        await tables(node.groups).alter(table_of(node), change(sql), None)
+    assert not table_of(node).checks
+    assert table_of(node).by_name["n"].type.sql == "BIGINT"  # a row may need it by now
