@@ -21,6 +21,8 @@ import pyarrow as pa
 from kalamdb.errors import KalamError, QueryFailed, QueryMemoryExceeded
 from kalamdb.lib.clock import Clock, Ids, ulid, uuid7
 from kalamdb.model.ids import SEQ_STEP, GroupId, Seq, seq_at, seq_next
+from kalamdb.query.arithmetic import Arithmetic, overflow
+from kalamdb.sql.marks import shown_name
 
 BATCH_ROWS = 8192
 SNOWFLAKE_GROUP = GroupId(511)  # no data group has it: ids made here collide with no seq
@@ -51,6 +53,7 @@ class Engine:
         self._memory_max_bytes = memory_max_bytes
         self._partitions = partitions
         self._functions = _functions(clock, ids)
+        self._arithmetic = Arithmetic()
         self._allowed = (
             datafusion.SQLOptions()
             .with_allow_ddl(False)
@@ -61,7 +64,8 @@ class Engine:
     def run(self, text: str, tables: Sequence[EngineTable], *, ordered: bool) -> Result:
         """Plan and start one SELECT.
 
-        Raises: QueryFailed, QueryMemoryExceeded, EnginePanic, also while iterating.
+        Raises: QueryFailed, ValueOutOfRange, QueryMemoryExceeded, EnginePanic, also while
+        iterating.
 
         Order: without an ORDER BY (`ordered` false), the rows of a query that only filters and
         projects one table come in the order of the table.
@@ -75,15 +79,26 @@ class Engine:
             batches = list(table.batches) or [_empty(table.schema)]
             session.register_record_batches(table.alias, [batches])
         try:
-            frame = session.sql_with_options(text, self._allowed)
-            batches = _batches(frame, shown, self._memory_max_bytes)
-            # What a frame says of itself is from before types were matched: a CASE has the type of
-            # its first branch. Batches have the types they were computed with.
-            first = next(batches, None)
-            schema = frame.schema() if first is None else first.schema
-            return Result(schema, batches if first is None else chain((first,), batches))
+            return self._arithmetic.start(
+                session.register_udf,
+                text,
+                lambda text: self._start(session.sql_with_options(text, self._allowed), shown),
+                tuple((table.alias, table.schema) for table in tables),
+            )
         except BaseException as error:  # a panic of the engine is a BaseException
             raise self._translated(error, shown) from error
+
+    def _start(self, frame: datafusion.DataFrame, shown: Mapping[str, str]) -> Result:
+        """Wait for the first rows. Raises what the engine raises."""
+        stream = iter(frame.execute_stream())
+        # What a frame says of itself is from before types were matched: a CASE has the type of
+        # its first branch. Batches have the types they were computed with.
+        first = next(stream, None)
+        if first is None:
+            return Result(frame.schema(), iter(()))
+        batch = first.to_pyarrow()
+        rest = _batches(stream, shown, self._memory_max_bytes)
+        return Result(batch.schema, chain((batch,), rest))
 
     def _session(self, partitions: int) -> datafusion.SessionContext:
         config = (
@@ -114,10 +129,10 @@ def _empty(schema: pa.Schema) -> pa.RecordBatch:
 
 
 def _batches(
-    frame: datafusion.DataFrame, shown: Mapping[str, str], memory_max_bytes: int
+    stream: Iterator[datafusion.RecordBatch], shown: Mapping[str, str], memory_max_bytes: int
 ) -> Iterator[pa.RecordBatch]:
     try:
-        for batch in frame.execute_stream():
+        for batch in stream:
             yield batch.to_pyarrow()
     except GeneratorExit:
         raise
@@ -169,6 +184,8 @@ def translated(
         return EnginePanic(text)
     if any(word in text for word in _EXHAUSTED):
         return QueryMemoryExceeded(memory_max_bytes)
+    if (found := overflow(text)) is not None:
+        return found
     return QueryFailed(clean(text, shown))
 
 
@@ -182,7 +199,7 @@ def clean(text: str, shown: Mapping[str, str]) -> str:
     text = _CATALOG.sub("", text)
     for alias, name in shown.items():
         text = re.sub(rf"(?<!\w){re.escape(alias)}(?!\w)", lambda _, name=name: name, text)
-    text = " ".join(_FIELDS.sub("", text).split())
+    text = shown_name(" ".join(_FIELDS.sub("", text).split()))
     return text if len(text) <= _DETAIL_MAX else text[:_DETAIL_MAX] + "…"
 
 

@@ -27,6 +27,7 @@ from kalamdb.model.table import SAME_NAME
 from kalamdb.model.types import ColumnType, Kind
 from kalamdb.query.arrow import FLAGS_KEY, TYPE_KEY, arrow_type
 from kalamdb.query.wire import ResultColumn, WireType, from_wire, to_wire
+from kalamdb.sql.marks import shown_name
 
 Lists = Callable[[pa.Array], list[Any]]
 """A column of a batch → its values."""
@@ -42,7 +43,7 @@ def columns(schema: pa.Schema) -> tuple[ResultColumn, ...]:
 
 
 def _column(field: pa.Field) -> ResultColumn:
-    name = field.name.partition(SAME_NAME)[0]
+    name = shown_name(field.name.partition(SAME_NAME)[0])
     metadata = field.metadata or {}
     label = metadata.get(TYPE_KEY)
     if label is not None:

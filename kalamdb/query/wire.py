@@ -52,6 +52,7 @@ class Failure(IntEnum):
     BYTES = 4  # ResultTooLarge, by bytes
     FEED = 5  # the server stopped feeding; it knows why
     PANIC = 6  # the engine broke; this worker is not used again
+    RANGE = 7  # ValueOutOfRange, its type and its detail with a | between
 
 
 class WireType(msgspec.Struct, frozen=True, array_like=True):

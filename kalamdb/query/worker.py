@@ -24,7 +24,7 @@ from typing import assert_never
 
 import pyarrow as pa
 
-from kalamdb.errors import QueryFailed, QueryMemoryExceeded
+from kalamdb.errors import QueryFailed, QueryMemoryExceeded, ValueOutOfRange
 from kalamdb.lib.clock import SystemClock, SystemIds
 from kalamdb.query import results, wire
 from kalamdb.query.arrow import BatchBuilder
@@ -114,6 +114,8 @@ class Worker:
             return Failed(Failure.FEED, "")
         except QueryFailed as error:
             return Failed(Failure.STATEMENT, str(error))
+        except ValueOutOfRange as error:
+            return Failed(Failure.RANGE, f"{error.expected}|{error.detail}")
         except QueryMemoryExceeded:
             return Failed(Failure.MEMORY, "")
         except ResultLimit as error:

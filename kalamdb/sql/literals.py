@@ -12,6 +12,7 @@ import orjson
 from kalamdb.errors import InvalidParameter, TypeMismatch, ValueOutOfRange
 from kalamdb.model.types import ColumnType, Kind
 from kalamdb.model.values import encoder, parser
+from kalamdb.sql.marks import escaped
 from kalamdb.sql.operands import INTEGERS, comparable
 
 _BIGINT = 1 << 63
@@ -23,7 +24,7 @@ def quoted(name: str) -> str:
 
 
 def text_literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+    return "'" + escaped(text.replace("'", "''")) + "'"
 
 
 def untyped_literal(value: Any, index: int) -> str:

@@ -8,7 +8,7 @@ whose name is there already goes to the engine with a mark and a number behind i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from sqlglot import exp
@@ -18,7 +18,16 @@ from kalamdb.model.table import SAME_NAME
 from kalamdb.sql.literals import quoted
 from kalamdb.sql.projection import unnamed
 from kalamdb.sql.reader import word_of
-from kalamdb.sql.render import Dynamic, Piece, Splices, Text, add, identifier_span, text_of
+from kalamdb.sql.render import (
+    Dynamic,
+    Piece,
+    Splices,
+    Text,
+    add,
+    add_whole,
+    identifier_span,
+    text_of,
+)
 from kalamdb.sql.syntax import Fragment
 
 StarColumns = Callable[[exp.Select, str], set[str]]
@@ -27,16 +36,52 @@ StarColumns = Callable[[exp.Select, str], set[str]]
 
 def name_outputs(query: Fragment, splices: Splices, star_columns: StarColumns) -> None:
     """Give columns without an alias the name of their own text, as the point path does, and columns
-    of one name different ones.
+    of one name different ones; in every branch of a UNION, though only the names of the first are
+    the result's.
     """
-    select = query.tree
-    while isinstance(select, exp.SetOperation):
-        select = select.this
-    if not isinstance(select, exp.Select):
-        return
-    ranges = select_list(query.tokens)
-    if len(ranges) != len(select.expressions):
-        return
+    for select, written in _branches(query):
+        ranges = select_list(written)
+        if len(ranges) == len(select.expressions):
+            _name_list(select, ranges, query, splices, star_columns=star_columns)
+
+
+def _branches(query: Fragment) -> Iterator[tuple[exp.Select, Sequence[Token]]]:
+    """The SELECTs of a query outside parentheses, each with its tokens."""
+    stack: list[Any] = [query.tree]
+    leaves: list[Any] = []
+    while stack:
+        node = stack.pop()
+        if isinstance(node, exp.SetOperation):
+            stack += [node.expression, node.this]
+        else:
+            leaves.append(node)
+    written = list(_parted(query.tokens))
+    if len(written) != len(leaves):  # what parts them is not plain to see
+        written, leaves = [query.tokens], leaves[:1]
+    for leaf, tokens in zip(leaves, written, strict=True):
+        if isinstance(leaf, exp.Select):
+            yield leaf, tokens
+
+
+def _parted(tokens: Sequence[Token]) -> Iterator[Sequence[Token]]:
+    depth = start = 0
+    for at, token in enumerate(tokens):
+        kind = token.token_type
+        depth += (kind in _OPENING) - (kind in _CLOSING)
+        if depth == 0 and word_of(token) in _SET_OPERATIONS:
+            yield tokens[start:at]
+            start = at + 1
+    yield tokens[start:]
+
+
+def _name_list(
+    select: exp.Select,
+    ranges: Sequence[Sequence[Token]],
+    query: Fragment,
+    splices: Splices,
+    *,
+    star_columns: StarColumns,
+) -> None:
     kept_names = own_names(query.tree)
     times: dict[str, int] = {}
     taken = _star_names(select, star_columns)
@@ -65,7 +110,9 @@ def name_outputs(query: Fragment, splices: Splices, star_columns: StarColumns) -
                 name = f"{plain} ({times[plain]})"
             taken.add(name)
         inner = text_of(tokens, query.text, splices, kept_names=kept_names)
-        add(splices, tokens[0].start, tokens[-1].end, around("", inner, f" AS {quoted(name)}"))
+        add_whole(
+            splices, tokens[0].start, tokens[-1].end, around("", inner, f" AS {quoted(name)}")
+        )
 
 
 def _is_star(node: Any) -> bool:
@@ -106,6 +153,9 @@ def own_names(tree: exp.Expr) -> frozenset[str]:
     return frozenset(found)
 
 
+_OPENING = {TokenType.L_PAREN, TokenType.L_BRACKET, TokenType.CASE}
+_CLOSING = {TokenType.R_PAREN, TokenType.R_BRACKET, TokenType.END}
+_SET_OPERATIONS = frozenset(("UNION", "EXCEPT", "INTERSECT"))
 _LIST_ENDS_TEXT = """
 FROM WHERE GROUP HAVING ORDER LIMIT OFFSET UNION EXCEPT INTERSECT WINDOW QUALIFY
 """

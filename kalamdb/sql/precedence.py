@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from sqlglot.tokenizer_core import Token, TokenType
 
 from kalamdb.sql.dialect import error_at
-from kalamdb.sql.render import Splices, add
+from kalamdb.sql.render import Splices, add, add_after
 
 _OPENING = {TokenType.L_PAREN: TokenType.R_PAREN, TokenType.L_BRACKET: TokenType.R_BRACKET}
 _SIGNS = {TokenType.DASH, TokenType.PLUS, TokenType.TILDE}
@@ -49,9 +49,9 @@ _TIGHTER = {
     TokenType.BETWEEN,
     TokenType.NOT,
 }
-_AFTER_CALL = frozenset(("FILTER", "OVER", "WITHIN", "GROUP"))
-_OF_TYPE = frozenset(("PRECISION", "VARYING", "WITH", "WITHOUT", "TIME", "ZONE"))
-_UNITS = frozenset(("YEAR", "MONTH", "DAY", "HOUR", "MINUTE", "SECOND", "WEEK"))
+AFTER_CALL = frozenset(("FILTER", "OVER", "WITHIN", "GROUP"))
+OF_TYPE = frozenset(("PRECISION", "VARYING", "WITH", "WITHOUT", "TIME", "ZONE"))
+UNITS = frozenset(("YEAR", "MONTH", "DAY", "HOUR", "MINUTE", "SECOND", "WEEK"))
 
 
 def splice_distinct(splices: Splices, tokens: Sequence[Token]) -> None:
@@ -61,83 +61,82 @@ def splice_distinct(splices: Splices, tokens: Sequence[Token]) -> None:
     for at, token in enumerate(tokens):
         if token.token_type is not TokenType.IS:
             continue
-        plain = _kind(tokens, at + 1) is not TokenType.NOT
+        plain = kind_at(tokens, at + 1) is not TokenType.NOT
         words = at + 1 if plain else at + 2
-        if (_kind(tokens, words), _kind(tokens, words + 1)) != (
+        if (kind_at(tokens, words), kind_at(tokens, words + 1)) != (
             TokenType.DISTINCT,
             TokenType.FROM,
         ):
             continue
         add(splices, token.start, tokens[words + 1].end, "<=>")
         end = min(_operand(tokens, words + 2), len(tokens))
-        if _kind(tokens, end) in _TIGHTER:
+        if kind_at(tokens, end) in _TIGHTER:
             raise error_at(tokens[end], "comparisons in a row: put one in parentheses")
         if plain:
-            last = tokens[end - 1]
-            splices.after[last.start] = (token.start, "IS FALSE")
+            add_after(splices, tokens[end - 1].start, token.start, "IS FALSE")
 
 
-def _kind(tokens: Sequence[Token], at: int) -> TokenType | None:
+def kind_at(tokens: Sequence[Token], at: int) -> TokenType | None:
     return tokens[at].token_type if at < len(tokens) else None
 
 
-def _word(tokens: Sequence[Token], at: int) -> str:
+def word_at(tokens: Sequence[Token], at: int) -> str:
     return tokens[at].text.upper() if at < len(tokens) else ""
 
 
 def _operand(tokens: Sequence[Token], at: int) -> int:
     """The index after an operand that begins at `at`: all that binds tighter than a comparison."""
     while True:
-        while _kind(tokens, at) in _SIGNS:
+        while kind_at(tokens, at) in _SIGNS:
             at += 1
         at = _postfixes(tokens, _primary(tokens, at))
-        if _kind(tokens, at) not in _BINARY:
+        if kind_at(tokens, at) not in _BINARY:
             return at
         at += 1
 
 
 def _primary(tokens: Sequence[Token], at: int) -> int:
-    match _kind(tokens, at):
+    match kind_at(tokens, at):
         case TokenType.L_PAREN | TokenType.L_BRACKET:
-            return _closed(tokens, at)
+            return closed(tokens, at)
         case TokenType.CASE:
-            return _ended(tokens, at)
+            return ended(tokens, at)
         case TokenType.PARAMETER:
             return at + 2
         case TokenType.INTERVAL:
-            return at + 3 if _word(tokens, at + 2) in _UNITS else at + 2
+            return at + 3 if word_at(tokens, at + 2) in UNITS else at + 2
         case _:
             pass
     at += 1
-    while _kind(tokens, at) is TokenType.DOT:
+    while kind_at(tokens, at) is TokenType.DOT:
         at += 2
-    if _kind(tokens, at) is TokenType.STRING:
+    if kind_at(tokens, at) is TokenType.STRING:
         return at + 1  # DATE '2026-01-01'
-    while _kind(tokens, at) is TokenType.L_PAREN:
-        at = _closed(tokens, at)
-        while _word(tokens, at) in _AFTER_CALL and _kind(tokens, at) is not TokenType.GROUP_BY:
+    while kind_at(tokens, at) is TokenType.L_PAREN:
+        at = closed(tokens, at)
+        while word_at(tokens, at) in AFTER_CALL and kind_at(tokens, at) is not TokenType.GROUP_BY:
             at += 1
     return at
 
 
 def _postfixes(tokens: Sequence[Token], at: int) -> int:
     while True:
-        match _kind(tokens, at):
+        match kind_at(tokens, at):
             case TokenType.DCOLON:
                 at += 2
-                while _word(tokens, at) in _OF_TYPE:
+                while word_at(tokens, at) in OF_TYPE:
                     at += 1
-                if _kind(tokens, at) is TokenType.L_PAREN:
-                    at = _closed(tokens, at)
+                if kind_at(tokens, at) is TokenType.L_PAREN:
+                    at = closed(tokens, at)
             case TokenType.L_BRACKET:
-                at = _closed(tokens, at)
-            case _ if [_word(tokens, at + n) for n in range(3)] == ["AT", "TIME", "ZONE"]:
+                at = closed(tokens, at)
+            case _ if [word_at(tokens, at + n) for n in range(3)] == ["AT", "TIME", "ZONE"]:
                 at = _primary(tokens, at + 3)
             case _:
                 return at
 
 
-def _closed(tokens: Sequence[Token], at: int) -> int:
+def closed(tokens: Sequence[Token], at: int) -> int:
     """The index after the bracket that closes the one at `at`."""
     depth = 0
     while at < len(tokens):
@@ -149,7 +148,7 @@ def _closed(tokens: Sequence[Token], at: int) -> int:
     return at
 
 
-def _ended(tokens: Sequence[Token], at: int) -> int:
+def ended(tokens: Sequence[Token], at: int) -> int:
     """The index after the END of the CASE at `at`."""
     depth = 0
     while at < len(tokens):

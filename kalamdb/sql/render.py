@@ -11,13 +11,14 @@ Keeps: a value reaches the text only through `literals`, which quotes it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlglot import exp
 from sqlglot.tokenizer_core import Token, TokenType
 
+from kalamdb import VERSION
 from kalamdb.errors import SyntaxInvalid, Unsupported
 from kalamdb.model.types import ColumnType
 from kalamdb.sql.bound import Env
@@ -50,19 +51,38 @@ class Splice:
 
 
 class Splices(dict[int, Splice]):
-    """By the offset they begin at. `after`: what follows the token that begins at an offset, with
-    the offset of what it belongs to.
+    """By the offset they begin at. `before`, `after`: what stands beside the token that begins at
+    an offset, with the offset of what it belongs to.
     """
 
-    __slots__ = ("after",)
+    __slots__ = ("after", "before")
 
     def __init__(self) -> None:
         super().__init__()
-        self.after: dict[int, tuple[int, str]] = {}
+        self.before: dict[int, list[tuple[int, Piece]]] = {}
+        self.after: dict[int, list[tuple[int, Piece]]] = {}
+
+
+def add_before(splices: Splices, start: int, owner: int, piece: Piece) -> None:
+    """Before the token at `start`, and before what stands there already."""
+    splices.before.setdefault(start, []).insert(0, (owner, piece))
+
+
+def add_after(splices: Splices, start: int, owner: int, piece: Piece) -> None:
+    """After the token at `start`, and after what stands there already."""
+    splices.after.setdefault(start, []).append((owner, piece))
 
 
 def add(splices: Splices, start: int, end: int, piece: Piece) -> None:
     splices[start] = Splice(start, end, piece)
+
+
+def add_whole(splices: Splices, start: int, end: int, piece: Piece) -> None:
+    """As `add`, of a piece that has in it what stands beside the tokens it replaces."""
+    for placed in (splices.before, splices.after):
+        for at in [at for at in placed if start <= at <= end]:
+            del placed[at]
+    add(splices, start, end, piece)
 
 
 def identifier_span(node: Any) -> tuple[int, int]:
@@ -89,7 +109,8 @@ class Text:
 
     @property
     def shown(self) -> str:
-        return " ".join([piece if isinstance(piece, str) else piece.shown for piece in self.pieces])
+        shown = [piece if isinstance(piece, str) else piece.shown for piece in self.pieces]
+        return " ".join([text for text in shown if text])
 
 
 def text_of(
@@ -101,22 +122,23 @@ def text_of(
 ) -> Text:
     """The tokens as text. `kept_names`: quoted names of the query's own, which keep their case."""
     pieces: list[Piece] = []
-    after = splices.after if isinstance(splices, Splices) else {}
+    before, after = (splices.before, splices.after) if isinstance(splices, Splices) else ({}, {})
     at = followed = 0
     inside = range(0)  # offsets a splice stands for: what belongs to them is in its piece
     while True:
         while followed < at and after:
-            owner, following = after.get(tokens[followed].start, (-1, ""))
-            if owner >= 0 and not inside.start < owner < inside.stop:
-                pieces.append(following)
+            pieces.extend(_beside(after, tokens[followed].start, inside))
             followed += 1
         if at >= len(tokens):
             break
         token = tokens[at]
         splice = splices.get(token.start)
         if splice is not None:
-            pieces.append(splice.piece)
             inside = range(splice.start, splice.end + 1)
+        if before:
+            pieces.extend(_beside(before, token.start, inside))
+        if splice is not None:
+            pieces.append(splice.piece)
             while at < len(tokens) and tokens[at].start <= splice.end:
                 at += 1
             continue
@@ -133,6 +155,14 @@ def text_of(
         pieces.append(token_text(token, text, kept_names))
         at += 1
     return Text(_joined(pieces))
+
+
+def _beside(
+    placed: Mapping[int, Sequence[tuple[int, Piece]]], start: int, inside: range
+) -> Iterator[Piece]:
+    for owner, piece in placed.get(start, ()):
+        if not inside.start < owner < inside.stop:
+            yield piece
 
 
 def _joined(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
@@ -212,6 +242,7 @@ _CALLS: dict[str, Piece] = {
     "SNOWFLAKE_ID": "kalam_snowflake_id(random())",
     "UUID_V7": "kalam_uuid_v7(random())",
     "ULID": "kalam_ulid(random())",
+    "VERSION": text_literal(f"KalamDB {VERSION}"),
 }
 _WORDS: dict[str, Piece] = {
     "CURRENT_TIMESTAMP": _NOW,

@@ -19,6 +19,7 @@ from kalamdb.model.ids import TableId
 from kalamdb.model.principal import Principal, Role
 from kalamdb.model.table import DELETED_COLUMN, SEQ_COLUMN, TableDef
 from kalamdb.model.types import ColumnType, Kind
+from kalamdb.query.arithmetic import Arithmetic
 from kalamdb.sql import analyze, ddl, parse
 from kalamdb.sql.bound import Bound, Env, ScanSelect
 from kalamdb.sql.statement import CreateTable, Delete, Insert, Select, Update
@@ -154,4 +155,7 @@ def run(
         schema = pa.schema([(column.name, arrow_type(column.type)) for column in source.columns])
         batch = pa.record_batch(arrays, schema=schema)
         session.register_record_batches(source.alias, [[batch]])
-    return session.sql(scan.render(environment)).to_arrow_table()
+    text = scan.render(environment)
+    return Arithmetic().start(
+        session.register_udf, text, lambda text: session.sql(text).to_arrow_table(), ()
+    )
