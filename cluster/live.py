@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 
 from cluster.route import LocalGroups
@@ -13,6 +14,7 @@ from kalamdb.edge.ws.limits import WsLimits
 from kalamdb.feed.evaluations import EvaluationLimits, Evaluations
 from kalamdb.feed.hub import Hub
 from kalamdb.lib.clock import SystemClock, SystemIds
+from kalamdb.model.catalog import CatalogView
 from kalamdb.model.ids import META_GROUP, GroupId, Partition
 from kalamdb.model.principal import Principal
 from kalamdb.query.engine_pool import EnginePool
@@ -35,6 +37,22 @@ class LiveHubs:
 
     def everywhere(self) -> Sequence[Hub]:
         return [feed for group, feed in self._feeds.items() if group != META_GROUP]
+
+
+class ViewWatch:
+    """Ends live queries of views that are dropped or replaced. (Tables end by their groups' feeds.)
+
+    `changed` is called while a command of the meta group is applied, so it only asks for a look.
+    """
+
+    def __init__(self, websockets: WsEdge, catalog: CatalogView) -> None:
+        self._directory = websockets.directory
+        self._views = catalog.views
+
+    def changed(self, catalog: CatalogView) -> None:
+        if catalog.views != self._views:
+            self._views = catalog.views
+            asyncio.get_running_loop().call_soon(self._directory.check_tables)
 
 
 def live_evaluations(settings: Settings, hubs: LiveHubs, pool: EnginePool) -> Evaluations:

@@ -14,7 +14,7 @@ import asyncio
 import gc
 import os
 import sys
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from uuid import UUID
 import structlog
 
 from cluster.bootstrap import bootstrap
-from cluster.live import LiveHubs, live_edge, live_evaluations
+from cluster.live import LiveHubs, ViewWatch, live_edge, live_evaluations
 from cluster.oversight import node_oversight
 from cluster.raft.disk import DirectoryDisk
 from cluster.raft.driver import drive
@@ -33,6 +33,7 @@ from cluster.raft.hub import Hub as RaftHub
 from cluster.raft.wal import Wal
 from cluster.route import LocalGroups
 from kalamdb.config import OidcSettings, Settings, address, described
+from kalamdb.decide.load import SequencerLimits
 from kalamdb.edge.http.admin import NodeStatus
 from kalamdb.edge.http.app import HttpParts, build_app, serve
 from kalamdb.edge.ws.connection import WsEdge
@@ -44,11 +45,12 @@ from kalamdb.lib.clock import SystemClock, SystemIds
 from kalamdb.lib.fetch import Fetch
 from kalamdb.lib.observe import Metrics
 from kalamdb.lib.tasks import every
+from kalamdb.model.catalog import CatalogView
 from kalamdb.model.ids import META_GROUP, GroupId
 from kalamdb.ports import LogStatus
 from kalamdb.query.engine_pool import EnginePool, PoolSettings
 from kalamdb.query.scan import ScanLimits
-from kalamdb.replica.replica import Replica
+from kalamdb.replica.replica import Replica, ReplicaLimits
 from kalamdb.session.activity import TransactionsSource
 from kalamdb.session.audit import AuditLog
 from kalamdb.session.audited import AuditedDefinitions
@@ -95,7 +97,12 @@ class Replicas:
         self.replicas: dict[GroupId, Replica] = {}
         self.logs: dict[GroupId, Group] = {}
         self.feeds: dict[GroupId, Hub] = {}
+        self.on_catalog: list[Callable[[CatalogView], None]] = []
         self.serving = False
+
+    def catalog_changed(self, catalog: CatalogView) -> None:
+        for tell in self.on_catalog:
+            tell(catalog)
 
     def status(self) -> NodeStatus:
         leaderless = [group for group, replica in self.replicas.items() if not replica.leads]
@@ -197,8 +204,14 @@ async def open_replicas(settings: Settings) -> AsyncGenerator[Replicas]:
             lambda driver: RaftHub(node, wal, NoPeers(), clock=clock, ids=ids, drive=driver)
         ) as raft:
             replicas = Replicas(hot, raft, disk)
+            asked = settings.limits
+            limits = ReplicaLimits(
+                SequencerLimits(
+                    rows_max=asked.max_statement_rows, returned_bytes_max=asked.max_result_bytes
+                )
+            )
             for group in range(group_count(hot, settings) + 1):
-                open_group(replicas, GroupId(group), node, clock)
+                open_group(replicas, GroupId(group), node, clock, limits)
             await replicas.wait_lead()
             yield replicas
         await asyncio.get_running_loop().run_in_executor(None, hot.checkpoint)
@@ -214,15 +227,19 @@ def group_count(hot: HotStore, settings: Settings) -> int:
     return settings.cluster.groups if placement is None else placement.groups
 
 
-def open_group(replicas: Replicas, group: GroupId, node: int, clock: SystemClock) -> None:
+def open_group(
+    replicas: Replicas, group: GroupId, node: int, clock: SystemClock, limits: ReplicaLimits
+) -> None:
     feed = Hub()
     replica = Replica(
         group,
         replicas.hot.group(group),
         feed,
         clock,
+        limits=limits,
         checks=checks,
         disk_full=replicas.disk.refusal,
+        on_catalog=replicas.catalog_changed,
         fatal=fatal,
     )
     replicas.feeds[group] = feed
@@ -272,6 +289,7 @@ async def serving(settings: Settings, replicas: Replicas) -> AsyncGenerator[str]
         websockets = live_edge(
             settings, hubs, auth, evaluations=evaluations, rights=rights, talks=session
         )
+        replicas.on_catalog.append(ViewWatch(websockets, groups.catalog).changed)
         around.offer(Ongoing.TRANSACTION, TransactionsSource(transactions))
         around.offer(Ongoing.LIVE_QUERY, LiveQueries(websockets.directory))
         around.offer(Ongoing.CONNECTION, Connections(websockets.directory))

@@ -10,8 +10,8 @@ import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
 
+from kalamdb import VERSION
 from kalamdb.config import Settings, described, knobs
-from kalamdb.edge.http.admin import VERSION
 from kalamdb.lib.clock import Clock
 from kalamdb.lib.observe import PREFIX, Metrics
 from kalamdb.model.catalog import CatalogView

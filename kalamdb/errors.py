@@ -9,7 +9,8 @@
     │        · UserDropped · AlreadyExists · TypeMismatch · ValueOutOfRange
     │        · NotNullViolation · UniqueViolation
     │        · CheckViolation · InvalidDefinition · InvalidStatement · NamespaceNotEmpty
-    │        · StillNeeded · QueryFailed; those of `transaction_errors` · NothingToKill
+    │        · StillNeeded · QueryFailed (DivisionByZero · UnreadableText) · NothingToKill;
+    │        those of `transaction_errors`
     ├─ AccessDenied        sign in, or ask for the right
     │   ├─ PermissionDenied
     │   └─ Unauthenticated: MissingAuthorization · InvalidCredentials · TokenExpired
@@ -146,8 +147,12 @@ class UnknownNamespace(StatementFailed):
 
 
 class UnknownTable(StatementFailed):
-    fields = ("table",)
-    text = "table {table} does not exist"
+    """`kind`: "view" where the statement asked for one."""
+
+    fields = ("table", "kind")
+
+    def __str__(self) -> str:
+        return f"{self.kind or 'table'} {self.table} does not exist"
 
 
 class UnknownColumn(StatementFailed):
@@ -263,7 +268,18 @@ class StillNeeded(StatementFailed):
 
 
 class QueryFailed(StatementFailed):
-    """The query engine refused or failed the SELECT (a cast, a division, a planning error)."""
+    """The query engine refused or failed the SELECT (a function's argument, a planning error)."""
+
+
+class DivisionByZero(QueryFailed):
+    """Of whole numbers and DECIMALs; a DOUBLE becomes infinite, which no result holds."""
+
+    fields = ()
+    text = "division by zero"
+
+
+class UnreadableText(QueryFailed):
+    """A text was cast to a type that it is no value of. `detail` quotes it."""
 
 
 class NothingToKill(StatementFailed):

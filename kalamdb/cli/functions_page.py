@@ -9,7 +9,9 @@ import textwrap
 from collections.abc import Iterable, Iterator
 
 from kalamdb.query.engine import EngineFunction, functions
+from kalamdb.sql.distances import FUNCTIONS as DISTANCES
 from kalamdb.sql.functions import FUNCTIONS
+from kalamdb.sql.unsupported import FUNCTIONS as UNSUPPORTED
 
 HEAD = """# Functions
 
@@ -33,22 +35,25 @@ So are `CAST(x AS type)` and `x::type` between plain types, `CASE`, `||`, `LIKE`
 As defaults, and in queries, new for each row: `SNOWFLAKE_ID()` (BIGINT), `UUID_V7()`, `ULID()`
 (TEXT).
 
+## Of vectors
+
+`COSINE_DISTANCE(a, b)`, `L2_DISTANCE(a, b)`, `INNER_PRODUCT(a, b)` and the operators `<=>`, `<->`,
+`<#>`, in queries: see [vectors](sql.md#vectors).
+
 ## Of the query engine
 
 In SELECT, in live queries that are evaluated anew, and in the WHERE and SET of UPDATE and DELETE;
 such a statement is the engine's. They are those of Apache DataFusion, which are not always
 PostgreSQL's: see [differences](postgresql.md#functions-and-operators). Lists come as JSON texts.
-Each `array_…` function can be called `list_…` too.
+Each `array_…` function can be called `list_…` too. `version()` names KalamDB's. Those that speak of
+the engine's own types and files (`arrow_cast`, `arrow_typeof` and their kin) are refused.
 """
 
 _HEADS = {"SCALAR": "Of one row", "AGGREGATE": "Of many rows", "WINDOW": "Of a window"}
 
-# What speaks of the engine's own types and files.
-_INTERNAL_NAMES = """
-arrow_cast arrow_field arrow_metadata arrow_try_cast arrow_typeof cast_to_type file_row_index
-input_file_name try_cast_to_type union_extract union_tag version with_metadata
-"""
-INTERNAL = frozenset(_INTERNAL_NAMES.split())
+NOT_SHOWN = {*UNSUPPORTED, *DISTANCES, "version"}
+"""What is refused, and what has another meaning here than the engine's."""
+
 # Functions of their own whose form is that of another.
 _OWN = {"bool_or": "bool_or(expression)", "covar_pop": "covar_pop(expression1, expression2)"}
 
@@ -70,7 +75,7 @@ def _forms(known: Iterable[EngineFunction]) -> Iterator[str]:
     """Each function by its form, with its other names behind it."""
     names: dict[str, list[str]] = {}
     for function in known:
-        if function.name.startswith("list_") or function.name in INTERNAL:
+        if function.name.startswith("list_") or function.name in NOT_SHOWN:
             continue
         form = _OWN.get(function.name, function.form)
         names.setdefault(form, []).append(function.name)

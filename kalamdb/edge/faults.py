@@ -79,6 +79,8 @@ FAULTS: dict[type[KalamError], Fault] = {
     errors.NamespaceNotEmpty: _failed("2BP01"),
     errors.StillNeeded: _failed("2BP01"),
     errors.QueryFailed: _failed("22000"),
+    errors.DivisionByZero: _failed("22012"),
+    errors.UnreadableText: _failed("22P02"),
     errors.NothingToKill: _failed("42704", "NOT_FOUND"),
     transaction_errors.TransactionMisused: _failed("25000"),
     transaction_errors.NotInTransaction: _failed("25001"),

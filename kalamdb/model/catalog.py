@@ -129,16 +129,14 @@ class CatalogView:
     users: Mapping[str, User]
     placement: Placement | None
     dropped_users: Mapping[str, User] = field(default_factory=dict[str, "User"])
-    views: Mapping[tuple[str, str], ViewDef] = field(
-        default_factory=dict[tuple[str, str], ViewDef]
-    )
+    views: Mapping[tuple[str, str], ViewDef] = field(default_factory=dict[tuple[str, str], ViewDef])
     history: Mapping[TableId, Mapping[int, bytes]] = field(
         default_factory=dict[TableId, Mapping[int, bytes]]
     )
 
-    def table(self, namespace: str, name: str) -> TableDef:
+    def table(self, namespace: str, name: str, kind: str = "table") -> TableDef:
         """Raises UnknownTable (UnknownNamespace when there is no such namespace), InvalidStatement
-        for a view.
+        for a view. `kind`: what the statement takes it for.
         """
         found = self.tables.get((namespace, name))
         if found is None:
@@ -146,7 +144,7 @@ class CatalogView:
                 raise InvalidStatement(f"{namespace}.{name} is a view, and not a table")
             if namespace not in self.namespaces:
                 raise UnknownNamespace(namespace)
-            raise UnknownTable(f"{namespace}.{name}")
+            raise UnknownTable(f"{namespace}.{name}", kind)
         return found
 
     def check_empty(self, namespace: str) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -32,10 +31,10 @@ from kalamdb.errors import (
     QueryMemoryExceeded,
     ResultTooLarge,
     Unavailable,
-    UnknownColumn,
-    Unsupported,
+    ValueOutOfRange,
 )
 from kalamdb.query import wire
+from kalamdb.query.refusals import refused
 from kalamdb.query.wire import (
     ChunkKind,
     Columns,
@@ -56,32 +55,10 @@ RECEIVE_SIZE_BYTES = 1 << 18
 ENDING_S = 1.0
 PLACES_MAX = 10_000
 STDERR_TAIL_BYTES = 4096
-NO_FUNCTION = re.compile(r"Invalid function '([^']+)'")
-CORRELATED = (
-    "Correlated scalar subquery must be aggregated",
-    "Physical plan does not support logical expression",
-)
-NO_FIELD = re.compile(r"No field named ([\w.\"]+?)\.?(?:\s|$)")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _OWN_FAULTS = frozenset(
     (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
 )
-
-
-def refused(detail: str) -> KalamError:
-    """What the engine said of a statement, as the error it means."""
-    unknown = NO_FIELD.match(detail)
-    if unknown is not None:
-        return UnknownColumn(unknown[1].replace('"', ""), None)
-    function = NO_FUNCTION.match(detail)
-    if function is not None:
-        return Unsupported(f"function {function[1]}()", "the SQL reference lists the functions")
-    if any(word in detail for word in CORRELATED):
-        return Unsupported(
-            "a correlated subquery here",
-            "aggregate it (max, count), join, or put EXISTS into WHERE",
-        )
-    return QueryFailed(detail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +243,9 @@ class EngineLink:
         match failed.failure:
             case Failure.STATEMENT:
                 return refused(failed.detail)
+            case Failure.RANGE:
+                expected, _, detail = failed.detail.partition("|")
+                return ValueOutOfRange(None, expected, detail)
             case Failure.MEMORY:
                 return QueryMemoryExceeded(self._settings.memory_max_bytes)
             case Failure.ROWS:

@@ -1,7 +1,11 @@
-"""SHOW and DESCRIBE: what the catalog says of itself, as row results."""
+"""SHOW and DESCRIBE: what the catalog says of itself, as row results.
+
+Keeps: lists and counts leave out what their reader may not read, as `information_schema` does.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,10 +13,16 @@ import orjson
 
 from kalamdb.lib.clock import Ids
 from kalamdb.model.catalog import CatalogView, ViewDef
+from kalamdb.model.principal import Principal
 from kalamdb.model.table import Column, Default, DefaultKind, TableDef
 from kalamdb.model.types import BIGINT, BOOLEAN, INT, TEXT, TIMESTAMP
 from kalamdb.model.values import encoder
 from kalamdb.session import answers
+from kalamdb.session.information_schema import (
+    visible_namespaces,
+    visible_stored,
+    visible_views,
+)
 from kalamdb.sql.bound import OutputColumn
 from kalamdb.sql.statement import SubscribeTo, TableName
 
@@ -26,10 +36,9 @@ def text_rows(column: str, lines: Sequence[str], user: str) -> bytes:
     return result([OutputColumn(column, TEXT)], [[line] for line in lines], user)
 
 
-def namespaces(catalog: CatalogView, user: str) -> bytes:
-    counts: dict[str, int] = {}
-    for namespace, _ in catalog.tables:
-        counts[namespace] = counts.get(namespace, 0) + 1
+def namespaces(catalog: CatalogView, principal: Principal) -> bytes:
+    visible = visible_namespaces(catalog, principal)
+    counts = Counter(table.namespace for table in visible_stored(catalog, principal))
     output = [
         OutputColumn("namespace_id", TEXT, ("pk", "nn", "uq")),
         OutputColumn("name", TEXT),
@@ -43,14 +52,15 @@ def namespaces(catalog: CatalogView, user: str) -> bytes:
             namespace.name,
             namespace.created_ms * 1000,
             orjson.dumps(dict(namespace.options)).decode() if namespace.options else None,
-            counts.get(namespace.name, 0),
+            counts[namespace.name],
         ]
         for namespace in sorted(catalog.namespaces.values(), key=lambda each: each.name)
+        if namespace.name in visible
     ]
-    return result(output, rows, user)
+    return result(output, rows, principal.user)
 
 
-def tables(catalog: CatalogView, namespace: str | None, user: str) -> bytes:
+def tables(catalog: CatalogView, namespace: str | None, principal: Principal) -> bytes:
     output = [
         OutputColumn("namespace_id", TEXT),
         OutputColumn("table_name", TEXT),
@@ -59,7 +69,6 @@ def tables(catalog: CatalogView, namespace: str | None, user: str) -> bytes:
         OutputColumn("options", TEXT),
         OutputColumn("created_at", TIMESTAMP),
     ]
-    found = sorted(catalog.tables.items())
     rows = [
         [
             table.namespace,
@@ -69,8 +78,8 @@ def tables(catalog: CatalogView, namespace: str | None, user: str) -> bytes:
             orjson.dumps(_options(table)).decode(),
             table.created_ms * 1000,
         ]
-        for (inside, _), table in found
-        if namespace is None or inside == namespace
+        for table in visible_stored(catalog, principal)
+        if namespace is None or table.namespace == namespace
     ]
     rows += [
         [
@@ -81,11 +90,11 @@ def tables(catalog: CatalogView, namespace: str | None, user: str) -> bytes:
             orjson.dumps({"table_type": "VIEW", "columns": view.columns}).decode(),
             view.created_ms * 1000,
         ]
-        for view in catalog.views.values()
+        for view in visible_views(catalog, principal)
         if namespace is None or view.namespace == namespace
     ]
     rows.sort(key=lambda row: (row[0], row[1]))
-    return result(output, rows, user)
+    return result(output, rows, principal.user)
 
 
 def _options(table: TableDef) -> dict[str, Any]:

@@ -110,9 +110,7 @@ def check(
             for table in tables:
                 _check_write(principal, table)
         case CreateIndex() | DropIndex():
-            _need(principal, _defines(tables, user_ddl), "defining indexes")
-            if isinstance(statement, CreateIndex) and statement.unique:
-                check_proves(principal)
+            _check_index(principal, statement, _defines(tables, user_ddl))
             for table in tables:
                 _check_write(principal, table)
         case DropTable():
@@ -134,7 +132,7 @@ def check(
         case ShowNamespaces() | ShowTables() | DescribeTable() | ShowIndexes():
             pass
         case ShowCreate() | ShowStats():
-            pass  # SHOW STATS counts what the session may read
+            pass  # of what the session may read, which `table_facts` looks at
         case Kill() | ShowOngoing():
             pass  # `activity` shows and ends what is the session's own
         case ShowUsers() | ShowSettings():
@@ -147,6 +145,12 @@ def _defines(tables: Sequence[TableDef], user_ddl: bool) -> Role:
     """The least role that defines these tables."""
     tenant_tables = bool(tables) and all(table.is_tenant_scoped for table in tables)
     return Role.USER if user_ddl and tenant_tables else CREATES_TABLES
+
+
+def _check_index(principal: Principal, statement: CreateIndex | DropIndex, needed: Role) -> None:
+    _need(principal, needed, "defining indexes")
+    if isinstance(statement, CreateIndex) and statement.unique:
+        check_proves(principal)
 
 
 def _check_users(principal: Principal, statement: CreateUser | AlterUser | DropUser) -> None:

@@ -1,7 +1,8 @@
 """DESCRIBE of a view, DESCRIBE … HISTORY, SHOW CREATE and SHOW STATS.
 
-Keeps: numbers are of rows the asker may read. Of a USER or STREAM table that is its own partition,
-as in any SELECT; roles dba and system, who may read all tenants' rows, get the numbers of all.
+Keeps: nobody is told of a table they may not read; numbers are of rows the asker may read. Of a
+USER or STREAM table that is its own partition, as in any SELECT; roles dba and system, who may read
+all tenants' rows, get the numbers of all.
 """
 
 from __future__ import annotations
@@ -88,10 +89,11 @@ class TableFacts:
         return replace(statement, found=tuple(column.name for column in found))
 
     async def describe(self, run: Run, statement: DescribeTable) -> bytes:
-        """Raises UnknownTable, UnknownNamespace, InvalidStatement."""
+        """Raises UnknownTable, UnknownNamespace, InvalidStatement, PermissionDenied."""
         catalog = self._groups.catalog
         view = _view(catalog, statement.table, run.namespace)
         if view is not None and not statement.history:
+            _check_view(catalog, run, view)
             columns = await self.columns(run, view.sql, view.home)
             return introspect.described_view(view, columns, run.user)
         namespace = statement.table.namespace or run.namespace
@@ -100,6 +102,7 @@ class TableFacts:
             permissions.check_read(run.principal, virtual)
             return introspect.described(virtual, run.user)
         table = catalog.table(namespace, statement.table.name)
+        permissions.check_read(run.principal, table)
         if not statement.history:
             return introspect.described(table, run.user)
         return introspect.history(tuple(_versions(catalog, table)), run.user)
@@ -120,10 +123,9 @@ class TableFacts:
         catalog, name = self._groups.catalog, statement.table
         view = _view(catalog, name, run.namespace)
         if view is not None:
-            if not may_read_view(catalog, run.principal, view):
-                raise PermissionDenied(f"reading {view.full_name}", "the tables under it")
+            _check_view(catalog, run, view)
             return introspect.created(view.name, create_view_text(view), run.user)
-        table = catalog.table(name.namespace or run.namespace, name.name)
+        table = catalog.table(name.namespace or run.namespace, name.name, statement.kind)
         permissions.check_read(run.principal, table)
         return introspect.created(table.name, create_table_text(table), run.user)
 
@@ -152,7 +154,7 @@ class TableFacts:
     def _streams(self, run: Run, table: TableDef) -> int:
         """Live queries of the table that the asker may see."""
         listed = self._activity.listed(Ongoing.LIVE_QUERY, run.principal)
-        return sum(item.row[3:5] == (table.namespace, table.name) for item in listed)
+        return sum(item.table == (table.namespace, table.name) for item in listed)
 
     async def _count_own(self, run: Run, table: TableDef) -> tuple[int, int]:
         partition = table.partition_for(run.principal.partition)
@@ -201,6 +203,11 @@ def _count(rows: Iterable[bytes], stopped: Stopped) -> tuple[int, int]:
 
 def _view(catalog: CatalogView, name: TableName, namespace: str) -> ViewDef | None:
     return catalog.views.get((name.namespace or namespace, name.name))
+
+
+def _check_view(catalog: CatalogView, run: Run, view: ViewDef) -> None:
+    if not may_read_view(catalog, run.principal, view):
+        raise PermissionDenied(f"reading {view.full_name}", "the tables under it")
 
 
 def _versions(catalog: CatalogView, table: TableDef) -> Iterator[tuple[TableDef, int]]:

@@ -42,7 +42,7 @@ async def drop_view(
             return f"view {home}.{name} does not exist"
         if home not in catalog.namespaces:
             raise UnknownNamespace(home)
-        raise UnknownTable(f"{home}.{name}")
+        raise UnknownTable(f"{home}.{name}", "view")
     above = dependents(catalog, views=(view.id,))
     if above and not statement.cascade:
         raise rests_on_it(f"view {view.full_name}", above)

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlglot import exp
 
-from kalamdb.errors import QueryFailed, ValueOutOfRange
+from kalamdb.errors import TypeMismatch, UnreadableText, ValueOutOfRange
 from kalamdb.model.types import INTEGER_RANGE, ColumnType, Kind
 from kalamdb.sql.operands import DAY_US, INTEGERS, MOMENTS, TEXTS, literal, typed
 from kalamdb.sql.operators import applied
@@ -55,7 +55,12 @@ def compile_cast(
     if operand is not None:
         value = getattr(operand, "value", None)
         if value is None or isinstance(value, str):  # NULL, a text or a parameter
-            return typed(operand, target)
+            try:
+                return typed(operand, target)
+            except TypeMismatch as error:
+                raise UnreadableText(
+                    f"cannot cast the text {str(value)[:60]!r} to {target.sql}"
+                ) from error
     inner = compile_node(node.this, scope)
     if inner.type is None:
         return constant(target, None)
@@ -118,7 +123,7 @@ def _whole(target: ColumnType) -> Callable[[str], int]:
 
     def read(text: str) -> int:
         if _WHOLE.fullmatch(text) is None or not text.isascii():
-            raise QueryFailed(f"cannot cast the text {text[:60]!r} to {target.sql}")
+            raise UnreadableText(f"cannot cast the text {text[:60]!r} to {target.sql}")
         return check(int(text))
 
     return read

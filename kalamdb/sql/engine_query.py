@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlglot import exp
+from sqlglot.tokenizer_core import Token, TokenType
 
 from kalamdb.errors import InvalidStatement, UnknownNamespace, UnknownTable
 from kalamdb.model.catalog import CatalogView, ViewDef
@@ -16,9 +17,11 @@ from kalamdb.model.table import USER_ID_COLUMN, USER_ID_COLUMN_ID, Column, Table
 from kalamdb.model.types import TEXT
 from kalamdb.sql.any_list import any_parameter, splice_any
 from kalamdb.sql.bound import Env, ScanSelect, ScanTable
+from kalamdb.sql.distances import splice_distances
 from kalamdb.sql.literals import quoted
 from kalamdb.sql.operand_types import Types, select_sources
 from kalamdb.sql.output_names import around, name_outputs, own_names
+from kalamdb.sql.overflow import splice_overflow
 from kalamdb.sql.parameters import check_count
 from kalamdb.sql.precedence import splice_distinct
 from kalamdb.sql.query_shape import base_tables
@@ -209,8 +212,9 @@ def splice_tree(
         alias, table = sources.use(name)
         sources.nodes[id(node)] = table
         _splice_table(splices, node, alias)
-    splice_distinct(splices, fragment.tokens)
     types = Types(sources.nodes, outer)
+    splice_overflow(splices, fragment, types)
+    splice_distinct(splices, fragment.tokens)
     for node in tree.walk():
         match node:
             case exp.Column():
@@ -225,6 +229,15 @@ def splice_tree(
                     continue
                 for operand, column_type in types.typed_operands(node):
                     splice_typed(splices, operand, column_type)
+    _splice_negations(splices, fragment.tokens)
+    splice_distances(splices, fragment)
+
+
+def _splice_negations(splices: Splices, tokens: Sequence[Token]) -> None:
+    """`!~` and its kin are two tokens here, and one to the engine."""
+    for at, token in enumerate(tokens):
+        if token.token_type is TokenType.NOT and token.text == "!":
+            add(splices, token.start, tokens[at + 1].end, f"!{tokens[at + 1].text}")
 
 
 def _splice_table(splices: Splices, node: Any, alias: str) -> None:

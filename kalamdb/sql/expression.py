@@ -16,6 +16,7 @@ from typing import Any
 
 from sqlglot import exp
 
+from kalamdb.errors import ValueOutOfRange
 from kalamdb.model.types import BOOLEAN, TEXT, Kind
 from kalamdb.sql.bound import Env
 from kalamdb.sql.casts import compile_cast
@@ -37,6 +38,10 @@ from kalamdb.sql.scope import Compiled, Function, NotCompilable, Scope, constant
 from kalamdb.sql.syntax import Param
 
 ITEMS_MAX = 10_000  # of one chain of AND or OR
+TEXT_LENGTH_MAX = 16 << 20  # of what || makes
+_TEXT_OPERATIONS = frozenset(
+    (exp.DPipe, exp.Like, exp.ILike, exp.Lower, exp.Upper, exp.Length, exp.Trim, exp.Substring)
+)
 
 
 def compile_expression(tree: exp.Expr, scope: Scope) -> Compiled:
@@ -63,6 +68,8 @@ def compile_node(node: Any, scope: Scope) -> Compiled:
     compiler = _COMPILERS.get(type(node))
     if compiler is None:
         raise NotCompilable(construct(node))
+    if type(node) in _TEXT_OPERATIONS:
+        scope.count_text_operation()
     return compiler(node, scope)
 
 
@@ -162,7 +169,11 @@ def _concat(node: Any, scope: Scope) -> Compiled:
             if x is None:
                 return None
             y = b(row, other)
-            return None if y is None else x + y
+            if y is None:
+                return None
+            if len(x) + len(y) > TEXT_LENGTH_MAX:
+                raise ValueOutOfRange(None, "a text", f"|| of {len(x)} and {len(y)} characters")
+            return x + y
 
         return run
 

@@ -69,12 +69,12 @@ def _table_kind(reader: Reader) -> TableKind | None:
 
 def _create_namespace(reader: Reader) -> Statement:
     exists = reader.accept("IF", "NOT", "EXISTS")
-    return CreateNamespace(reader.name("a namespace name"), exists)
+    return CreateNamespace(reader.namespace(), exists)
 
 
 def _drop_namespace(reader: Reader) -> Statement:
     if_exists = reader.accept("IF", "EXISTS")
-    name = reader.name("a namespace name")
+    name = reader.namespace()
     cascade = reader.accept("CASCADE")
     if not cascade:
         reader.accept("RESTRICT")

@@ -37,7 +37,7 @@ def use_namespace(reader: Reader) -> Statement:
     reader.expect("USE")
     if reader.word() == "NAMESPACE" and reader.peek(1) is not None:
         reader.take()
-    return UseNamespace(reader.name("a namespace name"))
+    return UseNamespace(reader.namespace())
 
 
 def set_option(reader: Reader) -> Statement:
@@ -52,7 +52,7 @@ def set_option(reader: Reader) -> Statement:
     if name == "namespace":
         if not reader.accept_symbol(TokenType.EQ):
             reader.accept("TO")
-        return UseNamespace(reader.name("a namespace name"))
+        return UseNamespace(reader.namespace())
     if not reader.accept_symbol(TokenType.EQ) and not reader.accept("TO"):
         reader.fail("'=' is expected")
     if name == "search_path":
@@ -66,7 +66,7 @@ def _search_path(reader: Reader) -> str:
         reader.take()
         name = token.text.lower()
     else:
-        name = reader.name("a namespace name")
+        name = reader.namespace()
     if reader.symbol() is TokenType.COMMA:
         raise Unsupported("a search_path of several namespaces", "name one, and qualify the others")
     return name
@@ -92,16 +92,17 @@ def show(reader: Reader) -> Statement:
         if reader.accept("IN") or reader.accept("FROM"):
             if reader.word() == "NAMESPACE" and reader.peek(1) is not None:
                 reader.take()
-            return ShowTables(reader.name("a namespace name"))
+            return ShowTables(reader.namespace())
         return ShowTables(None)
     if reader.accept("COLUMNS") or reader.accept("FIELDS"):
         if not reader.accept("FROM"):
             reader.expect("IN")
         return DescribeTable(_stored(reader))
     if reader.accept("CREATE"):
-        if not reader.accept("TABLE"):
-            reader.expect("VIEW")
-        return ShowCreate(_stored(reader))
+        if reader.accept("TABLE"):
+            return ShowCreate(_stored(reader))
+        reader.expect("VIEW")
+        return ShowCreate(_stored(reader), "view")
     if reader.accept("STATS"):
         reader.expect("FOR")
         if reader.word() == "TABLE":

@@ -10,9 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from kalamdb.errors import InvalidStatement, NotNullViolation, UnknownColumn, Unsupported
+from kalamdb.errors import (
+    InvalidStatement,
+    NotNullViolation,
+    StatementTooLarge,
+    UnknownColumn,
+    Unsupported,
+)
 from kalamdb.model.catalog import CatalogView
 from kalamdb.model.change import Row
+from kalamdb.model.command import STATEMENT_EFFECTS_MAX_BYTES
 from kalamdb.model.table import ROW_ID_COLUMN_ID, Column, DefaultKind, TableDef
 from kalamdb.model.values import strict_parser
 from kalamdb.model.work import ConflictRule
@@ -68,7 +75,8 @@ def bind_insert(
             raise InvalidStatement(
                 f"{len(columns)} columns are named and {len(items)} values given"
             )
-    makers = [_row_maker(items, columns, table, drawn) for items in given]
+    nothing = NoColumns()
+    makers = [_row_maker(items, columns, table, drawn, nothing) for items in given]
     return InsertPlan(
         table,
         _rows(makers, syntax.parameters),
@@ -118,13 +126,26 @@ def _rows(makers: Sequence[RowMaker], parameters: int) -> Callable[[Env], list[R
     def rows(env: Env) -> list[Row]:
         if len(env.params) != parameters:
             check_count(env, parameters)
-        return [make(env) for make in makers]
+        made: list[Row] = []
+        size_bytes = 0
+        for make in makers:
+            row = make(env)
+            size_bytes += sum(len(v) for v in row.values() if type(v) is str or type(v) is bytes)
+            if size_bytes > STATEMENT_EFFECTS_MAX_BYTES:  # one parameter may stand in every row
+                most = STATEMENT_EFFECTS_MAX_BYTES
+                raise StatementTooLarge(f"more than {most}", most)
+            made.append(row)
+        return made
 
     return rows
 
 
 def _row_maker(
-    items: Sequence[Item], columns: Sequence[Column], table: TableDef, drawn: set[int]
+    items: Sequence[Item],
+    columns: Sequence[Column],
+    table: TableDef,
+    drawn: set[int],
+    nothing: NoColumns,
 ) -> RowMaker:
     """One row of VALUES: constants are parsed now, parameters when they come."""
     constants: Row = {}
@@ -146,7 +167,7 @@ def _row_maker(
             case Param(index=index):
                 params.append((column.id, strict_parser(column.type, column.name), index))
             case _:
-                sources.append((column.id, item_source(item, column, NoColumns(), "in VALUES")))
+                sources.append((column.id, item_source(item, column, nothing, "in VALUES")))
     for column in table.columns:
         if column.id in said:
             continue

@@ -11,7 +11,13 @@ from collections.abc import Callable
 from decimal import Context
 from typing import Any
 
-from kalamdb.errors import InvalidParameter, QueryFailed, TypeMismatch, ValueOutOfRange
+from kalamdb.errors import (
+    DivisionByZero,
+    InvalidParameter,
+    QueryFailed,
+    TypeMismatch,
+    ValueOutOfRange,
+)
 from kalamdb.model.types import BIGINT, BOOLEAN, DOUBLE, INTEGER_RANGE, ColumnType, Kind
 from kalamdb.sql.bound import Env
 from kalamdb.sql.operands import (
@@ -268,14 +274,14 @@ def _integer_operation(op: str, result: ColumnType) -> Callable[[int, int], int]
 
 def _integer_divide(a: int, b: int) -> int:
     if b == 0:
-        raise QueryFailed("division by zero")
+        raise DivisionByZero
     quotient = abs(a) // abs(b)
     return quotient if (a < 0) is (b < 0) else -quotient
 
 
 def _integer_remainder(a: int, b: int) -> int:
     if b == 0:
-        raise QueryFailed("division by zero")
+        raise DivisionByZero
     rest = abs(a) % abs(b)
     return -rest if a < 0 else rest
 

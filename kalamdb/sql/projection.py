@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlglot import exp
 
-from kalamdb.errors import Unsupported
+from kalamdb.errors import ResultTooLarge, Unsupported
 from kalamdb.model.table import DELETED_COLUMN_ID, SEQ_COLUMN_ID, Column, TableDef
 from kalamdb.model.types import ColumnType, Kind
 from kalamdb.model.values import encoder, parser
@@ -23,6 +23,8 @@ from kalamdb.sql.scope import NO_ENV, Compiled, NotCompilable, TableScope
 from kalamdb.sql.syntax import Output
 
 NAME_LENGTH_MAX = 100
+ROW_LENGTH_MAX = 64 << 20
+"""Characters of one row that expressions made, or a column named again and again."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,11 +81,25 @@ def item(tree: Any, source: str, alias: str | None, scope: TableScope) -> list[P
 
 
 def project(items: Sequence[Projected]) -> Callable[[Any, Any], list[Any]]:
-    """(row, seq) → JSON-ready values, in order."""
-    if all(found.column is not None for found in items):
-        return _columns([found.column for found in items if found.column is not None])
+    """(row, seq) → JSON-ready values, in order. What it gives raises ResultTooLarge."""
+    columns = [found.column for found in items if found.column is not None]
+    if len(columns) == len(items) == len({column.id for column in columns}):
+        return _columns(columns)
     readers = [_reader(found) for found in items]
-    return lambda row, seq: [read(row, seq) for read in readers]
+
+    def values(row: Any, seq: Any) -> list[Any]:
+        found: list[Any] = []
+        length = 0
+        for read in readers:
+            value = read(row, seq)
+            if isinstance(value, str):
+                length += len(value)
+                if length > ROW_LENGTH_MAX:
+                    raise ResultTooLarge("the characters of one row", ROW_LENGTH_MAX)
+            found.append(value)
+        return found
+
+    return values
 
 
 def _columns(columns: Sequence[Column]) -> Callable[[Any, Any], list[Any]]:

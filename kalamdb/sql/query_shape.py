@@ -16,6 +16,7 @@ from sqlglot import exp
 from kalamdb.errors import InvalidStatement, SyntaxInvalid, Unsupported
 from kalamdb.sql.reader import ALL_USERS
 from kalamdb.sql.statement import TableName
+from kalamdb.sql.unsupported import FUNCTIONS
 from kalamdb.sql.virtual import VIRTUAL_NAMESPACES
 
 _SELECTABLE = "with_ order limit offset"
@@ -101,6 +102,7 @@ _ANY_NAME = exp.Identifier(this="")
 _COMPARISONS = {
     exp.EQ, exp.NEQ, exp.LT, exp.LTE, exp.GT, exp.GTE, exp.NullSafeEQ, exp.NullSafeNEQ
 }  # fmt: skip
+_MATCHES = {exp.In, exp.Between, exp.Like, exp.ILike, exp.RegexpLike, exp.RegexpILike}
 _BITWISE = {exp.BitwiseAnd, exp.BitwiseOr, exp.BitwiseXor}
 _JOIN_SIDES = {"", "LEFT", "RIGHT", "FULL"}
 _JOIN_KINDS = {"", "INNER", "OUTER", "CROSS", "SEMI", "ANTI"}
@@ -120,6 +122,9 @@ def _check_node(node: Any) -> None:
     refused = _REFUSED.get(kind)
     if refused is not None:
         raise Unsupported(*refused)
+    if kind is exp.Anonymous and node.name.lower() in FUNCTIONS:
+        name = node.name.lower()
+        raise Unsupported(f"function {name}()", FUNCTIONS[name])
     alias = node.args.get("alias") if kind is exp.Alias else _ANY_NAME
     if kind in _COMPARISONS or kind in _BITWISE:
         _check_binding(node)
@@ -151,7 +156,8 @@ def _check_binding(node: Any) -> None:
     """Operators in a row that PostgreSQL and the engine put together differently."""
     kind = type(node)
     for inner in (node.this, node.expression):
-        if kind in _COMPARISONS and type(inner) in _COMPARISONS:
+        within = inner.this if isinstance(inner, exp.Not) else inner
+        if kind in _COMPARISONS and type(within) in _COMPARISONS | _MATCHES:
             raise SyntaxInvalid("comparisons in a row: put one in parentheses", None, None)
         if kind in _BITWISE and type(inner) in _BITWISE and type(inner) is not kind:
             raise Unsupported("& and | in a row", "put one in parentheses")
@@ -168,6 +174,8 @@ def _check_join(join: Any) -> None:
 def _check_source(source: Any) -> None:
     if isinstance(source, exp.Table):
         if not isinstance(source.this, exp.Identifier):
+            if source.this.name.lower() == "vector_search":
+                raise Unsupported("VECTOR_SEARCH", "ORDER BY COSINE_DISTANCE(column, vector)")
             raise Unsupported("table functions", "FROM takes tables and subqueries")
         return
     if type(source) in _REFUSED:

@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from sqlglot.tokenizer_core import Token, TokenType
 
+from kalamdb.model.catalog import DEFAULT_NAMESPACE
 from kalamdb.sql.dialect import error_at
 from kalamdb.sql.statement import TableName
 
@@ -109,13 +110,14 @@ class Reader:
             self.fail(f"{shown!r} is expected")
 
     def name(self, what: str) -> str:
-        """A name, in lower case."""
+        """A name, in lower case. DEFAULT with a dot behind it can only be the namespace."""
         token = self.peek()
         if token is not None and token.token_type is TokenType.IDENTIFIER:
             self.at += 1
             return token.text.lower()
         word = self.word()
-        if not word or word in CLAUSE_WORDS:
+        is_namespace = word == DEFAULT_NAMESPACE.upper() and self.symbol(1) is TokenType.DOT
+        if not word or (word in CLAUSE_WORDS and not is_namespace):
             self.fail(f"{what} is expected")
         self.at += 1
         return word.lower()
@@ -152,6 +154,12 @@ class Reader:
             case _:
                 self.at -= 1
                 self.fail(f"a table is [namespace.]table or {ALL_USERS}.namespace.table")
+
+    def namespace(self) -> str:
+        """`default` is one without quotes, too, where nothing else can stand."""
+        if self.symbol() is not TokenType.IDENTIFIER and self.accept("DEFAULT"):
+            return DEFAULT_NAMESPACE
+        return self.name("a namespace name")
 
     def names(self, what: str) -> list[str]:
         """`(name, …)`."""

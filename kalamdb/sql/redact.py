@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from sqlglot.tokenizer_core import TokenType
 
 from kalamdb.errors import KalamError
 from kalamdb.sql.dialect import tokenize
 
 LENGTH_MAX = 2_000
+AGAIN_LENGTH_MAX = 1_000
+AGAIN_MAX = 16_384
 _LITERALS = {TokenType.STRING, TokenType.NUMBER, TokenType.BYTE_STRING, TokenType.HEX_STRING}
 
 
@@ -30,3 +34,13 @@ def redacted(text: str) -> str:
         end = token.end + 1
         after_sign = token.token_type is TokenType.PARAMETER
     return shown if len(shown) <= LENGTH_MAX else shown[:LENGTH_MAX] + "…"
+
+
+def redacted_again(text: str) -> str:
+    """`redacted` for texts that are shown over and over; short ones are remembered."""
+    return _remembered(text) if len(text) <= AGAIN_LENGTH_MAX else redacted(text)
+
+
+@lru_cache(AGAIN_MAX)
+def _remembered(text: str) -> str:
+    return redacted(text)

@@ -31,6 +31,7 @@ from kalamdb.sql.bound import Env
 Function = Callable[[Any, Any], Any]
 
 
+TEXT_OPERATIONS_MAX = 1_000
 NO_ENV: Any = None  # for expressions that do not look at it (`needs_env`)
 
 
@@ -67,6 +68,12 @@ def constant(column_type: ColumnType | None, value: Any) -> Compiled:
 class Scope(Protocol):
     """Where names are looked up."""
 
+    def count_text_operation(self) -> None:
+        """One more whose time goes with the length of a text. Raises NotCompilable for too many:
+        what is compiled runs on the loop, and nobody can stop it.
+        """
+        ...
+
     def column(self, node: exp.Column) -> Compiled:
         """Raises UnknownColumn, Unsupported."""
         ...
@@ -79,7 +86,18 @@ def column_parts(node: exp.Column) -> tuple[str, str, str]:
     return node.text("db").lower(), node.text("table").lower(), node.name.lower()
 
 
-class TableScope:
+class Names:
+    """A scope that counts."""
+
+    text_operations = 0
+
+    def count_text_operation(self) -> None:
+        self.text_operations += 1
+        if self.text_operations > TEXT_OPERATIONS_MAX:
+            raise NotCompilable(f"more than {TEXT_OPERATIONS_MAX} text functions")
+
+
+class TableScope(Names):
     """One table; names may be qualified by its alias, or without one by its name."""
 
     def __init__(self, table: TableDef, alias: str | None) -> None:
@@ -125,7 +143,7 @@ class ConflictScope(TableScope):
         return _other_column(found) if excluded else row_column(found)
 
 
-class NoColumns:
+class NoColumns(Names):
     """Where no row exists: VALUES, DEFAULT."""
 
     def column(self, node: exp.Column) -> Compiled:

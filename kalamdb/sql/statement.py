@@ -211,9 +211,10 @@ class DescribeTable:
 
 @dataclass(frozen=True, slots=True)
 class ShowCreate:
-    """SHOW CREATE TABLE or VIEW."""
+    """SHOW CREATE TABLE or VIEW; either word shows what the name stands for."""
 
     table: TableName
+    kind: str = "table"
 
 
 @dataclass(frozen=True, slots=True)

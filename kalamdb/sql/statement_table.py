@@ -403,7 +403,7 @@ TABLE = (
         Theme.LOOK,
         "SHOW NAMESPACES",
         ("SHOW { NAMESPACES | SCHEMAS | DATABASES }",),
-        "Their names, options and numbers of tables.",
+        "Those that hold what one may read: names, options and numbers of tables.",
         ("SHOW NAMESPACES",),
     ),
     Entry(
@@ -411,7 +411,7 @@ TABLE = (
         Theme.LOOK,
         "SHOW TABLES",
         ("SHOW TABLES [{ IN | FROM } [NAMESPACE] namespace]",),
-        "Of the namespace that is named, else of all.",
+        "Those one may read, of the namespace that is named, else of all.",
         ("SHOW TABLES IN shop",),
     ),
     Entry(
@@ -422,7 +422,7 @@ TABLE = (
             "{ DESCRIBE | DESC } [TABLE] table [HISTORY]",
             "SHOW { COLUMNS | FIELDS } { FROM | IN } table",
         ),
-        "The columns; with HISTORY those of every earlier version that is kept.",
+        "Its columns, for who may read it; with HISTORY those of every earlier version kept.",
         ("DESCRIBE shop.orders", "DESCRIBE TABLE shop.orders HISTORY"),
     ),
     Entry(
@@ -430,7 +430,7 @@ TABLE = (
         Theme.LOOK,
         "SHOW CREATE",
         ("SHOW CREATE { TABLE table | VIEW view }",),
-        "The statement that makes it as it is now.",
+        "The statement that makes it as it is now, for who may read it.",
         ("SHOW CREATE TABLE shop.orders",),
     ),
     Entry(

@@ -141,6 +141,24 @@ SHOWS: Mapping[str, str] = {
     "JOBS": "",
 }
 
+_CAST = "write CAST(x AS type)"
+
+FUNCTIONS: Mapping[str, str | None] = {
+    "arrow_cast": _CAST,
+    "arrow_try_cast": _CAST,
+    "cast_to_type": _CAST,
+    "try_cast_to_type": _CAST,
+    "arrow_typeof": "results name the types of their columns",
+    "arrow_field": "results name the types of their columns",
+    "arrow_metadata": None,
+    "with_metadata": None,
+    "file_row_index": None,
+    "input_file_name": None,
+    "union_extract": None,
+    "union_tag": None,
+}
+"""Functions of the query engine that speak of its own types and files."""
+
 _PAIRS = {("VECTOR", "INDEX"), ("OR", "REPLACE")}
 _FIRST_OF_TWO = {
     "STORAGE",

@@ -126,8 +126,7 @@ def view_definition(
     namespace: str,
     now_ms: int,
 ) -> ViewDef:
-    """Raises InvalidDefinition, UnknownTable, InvalidStatement.
-    """
+    """Raises InvalidDefinition, UnknownTable, InvalidStatement."""
     home = statement.view.namespace or namespace
     check_name(statement.view.name, "view")
     if home in RESERVED_NAMESPACES:

@@ -108,3 +108,29 @@ async def take(
         plain = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
         frame = msgspec.msgpack.decode(plain)
         clients[frame["subscription_id"]].take(frame)
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["CREATE OR REPLACE VIEW app.v AS SELECT id, n + 1 AS n FROM app.msgs", "DROP VIEW app.v"],
+)
+async def test_a_view_that_changes_ends_its_live_queries_at_once(
+    tmp_path: Path, change: str
+) -> None:
+    settings = {"KALAMDB_WEBSOCKET_HEARTBEAT_INTERVAL_S": "600"}  # a heartbeat would find it, too
+    async with one_node(tmp_path / "data", settings) as node:
+        await node.root.ok(DDL)
+        await node.root.ok("CREATE VIEW app.v AS SELECT id, n FROM app.msgs")
+        await node.root.ok("CREATE VIEW app.other AS SELECT id, n FROM app.msgs")
+        alice = await node.user("alice")
+        async with live(alice) as they:
+            for name in ("v", "other"):
+                await they.subscribe(name, f"SELECT max(n) AS top FROM app.{name}", {})
+                client = ResultClient()
+                await until(they, client, [{"top": None}])
+            await node.root.ok("CREATE VIEW app.third AS SELECT id FROM app.other")
+            await node.root.ok(change)
+            ended = await they.next("error")
+            assert (ended["subscription_id"], ended["code"]) == ("v", "SCHEMA_CHANGED")
+            await alice.ok("INSERT INTO app.msgs VALUES (1, 'a', 5)")
+            await until(they, client, [{"top": "5"}])

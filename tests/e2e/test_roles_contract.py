@@ -77,6 +77,9 @@ MATRIX: list[tuple[str, tuple[str, ...]]] = [
     ("SHOW NAMESPACES", ALL),
     ("SHOW TABLES IN app", ALL),
     ("DESCRIBE TABLE app.notes", ALL),
+    ("DESCRIBE TABLE app.private", (S, D, Y)),
+    ("SHOW STATS FOR TABLE app.restricted", (S, D, Y)),
+    ("SHOW CREATE TABLE app.dba", (D, Y)),
     ("USE app", ALL),
 ]
 

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from aiohttp import web
 
+from kalamdb import VERSION
 from kalamdb.edge import faults
 from kalamdb.edge.http.origin import Origins
 from kalamdb.edge.http.replies import TEXT_HEADERS, reply
@@ -22,7 +23,6 @@ from kalamdb.model.principal import Role
 from kalamdb.ports import LogStatus
 from kalamdb.session.auth import when_keys_are_there
 
-VERSION = "0.1.0"
 API_VERSION = "v1"
 
 

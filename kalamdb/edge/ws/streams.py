@@ -184,7 +184,7 @@ class Streams:
                 subscription.check_hold(now_s)
             except CursorExpired as fault:
                 self.failed(subscription, fault)
-        self._check_tables()
+        self.check_tables()
         if now_s >= self._positions_due_s:
             self._positions_due_s = now_s + self._services.limits.position_interval_s
             self._tell_positions()
@@ -349,10 +349,9 @@ class Streams:
         finally:
             self._pump = None
 
-    def _check_tables(self) -> None:
-        """End streams whose table is gone or another; most ends come from the hub, at once.
-
-        This one is for those that began while their table was on its way out.
+    def check_tables(self) -> None:
+        """End streams of which a table or view is gone or another. For tables most ends come from
+        the hub, at once; this one is for those that began while their table was on its way out.
         """
         catalog = self._services.groups.catalog
         if catalog.version == self._catalog_version:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from kalamdb.errors import Conflict, LimitReached, QueryFailed, TypeMismatch
+from kalamdb.model import codec
 from kalamdb.model.change import Row
 from kalamdb.model.ids import Partition, Seq, shared_partition, slot_of
 from kalamdb.model.table import Column
@@ -89,8 +90,10 @@ async def test_update_and_delete_by_predicate(warm: EnginePool, groups: FakeGrou
     (work,) = groups.works
     assert isinstance(work, PutRows)
     assert work.read_set.tables == {(MESSAGES.id, tenant("alice")): last}
-    keys = [key_of(MESSAGES, message(number)) for number in (2, 3)]
-    assert [place[2] for place in work.read_set.rows] == keys
+    assert [key for key, _ in work.rows] == [key_of(MESSAGES, message(at)) for at in (2, 3)]
+    assert work.seen is not None
+    assert [codec.decode_row(raw)[1] for raw, _ in work.seen] == [message(2), message(3)]
+    assert [row for _, row in work.seen] == [message(2), message(3)]
 
     assert await run(by_predicate(1.5, delete=True), groups, warm) == 1
     assert len(groups.stored(MESSAGES, tenant("alice"))) == 3
