@@ -325,6 +325,13 @@ class LimitSettings:
     max_param_bytes: int = setting(
         MIB, doc="size of one parameter", unit="bytes", low=64, high=64 * MIB
     )
+    max_statement_rows: int = setting(
+        50_000,
+        doc="rows one statement or COMMIT writes; the node does nothing else while it decides them",
+        unit="count",
+        low=1,
+        high=1_000_000,
+    )
     max_result_rows: int = setting(
         100_000, doc="rows of one result", unit="count", low=1, high=100_000_000
     )
@@ -342,14 +349,16 @@ class LimitSettings:
     )
     held_results_bytes: int = setting(
         256 * MIB,
-        doc="memory of large results that wait for their clients to read on, all together",
+        doc="memory of large results that wait for their clients to read on, all together; those of "
+        "one user take up to half of it",
         unit="bytes",
         low=MIB,
         high=256 * GIB,
     )
     result_stall_s: float = setting(
         30.0,
-        doc="a client that reads nothing of a large result for so long loses it",
+        doc="a client that reads nothing of a large result for so long loses it; one that reads it "
+        "slower than 64 KiB/s loses it some time later",
         unit="seconds",
         low=1,
         high=3_600,

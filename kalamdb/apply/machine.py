@@ -37,6 +37,11 @@ class DecidedCommand(Protocol):
     @property
     def effects(self) -> Sequence[Effect]: ...
     @property
+    def whole(self) -> Sequence[Effect] | None:
+        """The effects in the chunks of a staged command, where they need no decoding."""
+        ...
+
+    @property
     def request_key(self) -> bytes | None: ...
     @property
     def hash(self) -> bytes: ...
@@ -77,6 +82,7 @@ Fatal = Callable[[KalamError], NoReturn]
 _CHANGE = int(keys.Family.CHANGE)
 _CATALOG = int(keys.Family.CATALOG)
 _FENCE = int(keys.Family.FENCE)
+_TOLD = frozenset((_CHANGE, _CATALOG, _FENCE))
 _ROW = bytes([keys.Family.ROW])
 _HISTORY = bytes([keys.Family.HISTORY])
 
@@ -151,9 +157,14 @@ class Machine:
         command: DecidedCommand,
         puts: list[Effect],
     ) -> None:
-        if staged.is_commit(command.effects):
+        if not staged.is_commit(command.effects):
+            puts.extend(command.effects)
+        elif command.whole is not None:
+            puts.extend(staged.deletions(command.effects[0]))
+            puts.extend(command.whole)
+        else:
             command = self._join(entry, command.effects[0], puts)
-        puts.extend(command.effects)
+            puts.extend(command.effects)
         if command.request_key is not None:
             key = command.request_key
             hour = max(0, decided.time_ms - SEQ_EPOCH_MS) // HOUR_MS
@@ -184,10 +195,11 @@ class Machine:
         puts: list[Effect],
         seq: Seq,
     ) -> None:
-        records = [effect for effect in puts if effect[0][0] == _CATALOG or effect[0][0] == _FENCE]
+        told = [effect for effect in puts if effect[0][0] in _TOLD]
+        records = [effect for effect in told if effect[0][0] != _CHANGE]
         if records:
             self._on_records(records)
-        changes = self._changes(puts)
+        changes = self._changes(told, puts)
         if changes:
             self._sink.publish(ChangeBatch(self._store.group, seq, tuple(changes)))
         for key, value in records:
@@ -208,14 +220,20 @@ class Machine:
         else:
             self._sink.close_table(fence.table.id)
 
-    def _changes(self, puts: list[Effect]) -> list[Change]:
-        """Changes of watched chains, in seq order, with both images from the same commands."""
-        watches = self._sink.watches
-        found = [
-            (key, value)
-            for key, value in puts
-            if key[0] == _CHANGE and value is not None and watches(key[5:-8])
-        ]
+    def _changes(self, told: list[Effect], puts: list[Effect]) -> list[Change]:
+        """Changes of watched chains among `told`, in seq order, with both images from the same
+        commands.
+        """
+        watches, found = self._sink.watches, list[tuple[bytes, bytes]]()
+        chain, watched = b"", False
+        for key, value in told:
+            if key[0] != _CHANGE or value is None:
+                continue
+            if key[5:-8] != chain:
+                chain = key[5:-8]
+                watched = watches(chain)
+            if watched:
+                found.append((key, value))
         if not found:
             return []
         # A trim further on in the same batch (a member that lags) takes versions out again; the

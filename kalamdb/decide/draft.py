@@ -6,10 +6,11 @@ overlay, the seq counter and the chains are as before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
+from kalamdb.errors import StatementTooLarge
 from kalamdb.model import codec
-from kalamdb.model.command import Effect
+from kalamdb.model.command import RETURNED_MAX_BYTES, STATEMENT_EFFECTS_MAX_BYTES, Effect
 from kalamdb.model.ids import (
     SEQ_EPOCH_MS,
     SEQ_GROUP_MASK,
@@ -37,13 +38,27 @@ class Chain(PartitionKeys):
         self.slot: Slot = slot_of(partition)
 
 
+LARGE_BYTES = 1_024
+"""Values below are not counted while they are put: their number bounds them well enough."""
+
 Chains = Callable[[TableId, Partition], Chain]
 
 
 class Draft:
     """Reads see the draft's own puts, then what is decided, then what is applied."""
 
-    __slots__ = ("_decided", "_stored", "effects", "fresh", "group", "moved", "seq", "wall_ms")
+    __slots__ = (
+        "_decided",
+        "_large_bytes",
+        "_stored",
+        "effects",
+        "fresh",
+        "group",
+        "moved",
+        "returned_max_bytes",
+        "seq",
+        "wall_ms",
+    )
 
     def __init__(
         self,
@@ -52,15 +67,19 @@ class Draft:
         group: GroupId,
         seq_last: Seq,
         wall_ms: int,
+        *,
+        returned_max_bytes: int = RETURNED_MAX_BYTES,
     ) -> None:
         self._decided = decided
         self._stored = stored
         self.group = group
         self.seq = seq_last
         self.wall_ms = wall_ms
+        self.returned_max_bytes = returned_max_bytes  # of RETURNING
         self.effects: list[Effect] = []
         self.fresh: dict[bytes, Effect] = {}
         self.moved: list[tuple[Chain, Seq]] = []
+        self._large_bytes = 0
 
     def get(self, key: bytes) -> bytes | None:
         effect = self.fresh.get(key)
@@ -70,20 +89,34 @@ class Draft:
                 return self._stored(key)
         return effect[1]
 
-    def newer(self, key: bytes, stored: bytes) -> bytes | None:
+    def newer(self, key: bytes, stored: bytes | None) -> bytes | None:
         """What `get` would give, for who has read the store already."""
         effect = self.fresh.get(key) or self._decided.get(key)
         return stored if effect is None else effect[1]
 
     def put(self, key: bytes, value: bytes | None) -> None:
-        """An effect on a key that later decisions read."""
+        """An effect on a key that later decisions read. Raises StatementTooLarge."""
+        if value is not None and len(value) > LARGE_BYTES:
+            self.count(value)
         effect = (key, value)
         self.effects.append(effect)
         self.fresh[key] = effect
 
     def add(self, key: bytes, value: bytes | None) -> None:
-        """An effect on a key that no decision reads by name (SEQ, HISTORY, CHANGE, EXPIRY)."""
+        """An effect on a key that no decision reads by name (SEQ, HISTORY, CHANGE, EXPIRY).
+
+        Raises StatementTooLarge.
+        """
+        if value is not None and len(value) > LARGE_BYTES:
+            self.count(value)
         self.effects.append((key, value))
+
+    def count(self, value: bytes) -> None:
+        """What will be refused is not made first: a value can stand in very many rows."""
+        self._large_bytes += len(value)
+        if self._large_bytes > STATEMENT_EFFECTS_MAX_BYTES:
+            most = STATEMENT_EFFECTS_MAX_BYTES
+            raise StatementTooLarge(f"more than {most}", most)
 
     def draw(self) -> Seq:
         """The next number of the group's counter: `ids.seq_next`, unfolded because every row pays
@@ -96,6 +129,16 @@ class Draft:
         now = (self.wall_ms - SEQ_EPOCH_MS) << SEQ_TIME_SHIFT | self.group
         self.seq = seq = Seq(now if now > step else step)
         return seq
+
+    def draw_all(self, count: int) -> Iterable[Seq]:
+        """The next `count` numbers, as `draw` would give them one by one: only the first depends on
+        the clock, which stands still in a draft.
+        """
+        if not count:
+            return ()
+        first = self.draw()
+        self.seq = last = Seq(first + (count - 1) * SEQ_STEP)
+        return map(Seq, range(first, last + 1, SEQ_STEP))
 
     @property
     def now_ms(self) -> int:

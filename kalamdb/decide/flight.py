@@ -31,7 +31,7 @@ class Waiter(Protocol):
 
 class Flight:
     """One command on its way: what apply puts (for a part of a staged command: its chunk), who
-    waits for it.
+    waits for it. `whole` is what the commit of a staged command stands for.
 
     `fresh` are the effects later decisions read, `answer` is what waiters get, `outcome` its stored
     bytes.
@@ -48,6 +48,7 @@ class Flight:
         "request_key",
         "seq_after",
         "waiters",
+        "whole",
     )
 
     def __init__(
@@ -67,6 +68,7 @@ class Flight:
         self.hash = b""
         self.outcome = b""
         self.waiters: list[Waiter] = []
+        self.whole: Sequence[Effect] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,11 +104,11 @@ class TablePlan:
     """One version of a table as the fence in this group has it."""
 
     __slots__ = (
-        "_initials",
         "_required",
         "checks",
         "has_ttl",
         "indexes",
+        "initials",
         "key",
         "read",
         "state",
@@ -124,7 +124,7 @@ class TablePlan:
         self.has_ttl = not table.has_tombstones and table.options.ttl_s is not None
         self.key = _key_encoder(table)
         self.read = codec.row_reader(table)
-        self._initials = tuple(column for column, _ in table.initials)
+        self.initials = tuple(column for column, _ in table.initials)
         # A table whose fence only forbids needs no checks, and its CHECKs may not compile any more.
         self.checks = checks(table) if state is FenceState.ACTIVE else ()
         self.uniques = tuple(UniquePlan(unique, table.by_id) for unique in table.uniques)
@@ -154,10 +154,10 @@ class TablePlan:
                 raise CheckViolation(self.table.full_name, name)
 
     def stored(self, row: Row) -> Row:
-        """What is written for `row`: NULL by name where leaving it out would mean an older row."""
-        if not self._initials:
-            return row
-        return {column: None for column in self._initials if column not in row} | row
+        """What is written for `row` of a table with `initials`: NULL by name where leaving it out
+        would mean an older row.
+        """
+        return {column: None for column in self.initials if column not in row} | row
 
     def duplicate_key(self, row: Row) -> UniqueViolation:
         return self._violation(self.table.primary_key, row)
@@ -178,8 +178,8 @@ def _shown(column: Column, value: Any) -> str:
 
 
 def _key_encoder(table: TableDef) -> Callable[[Row], bytes]:
-    """A function from a row with all its key columns to primary key bytes."""
-    encoders = [(column.id, keys.key_encoder(column.type)) for column in table.key_columns]
+    """A function from a row with all its key columns, none NULL, to primary key bytes."""
+    encoders = [(column.id, keys.value_encoder(column.type)) for column in table.key_columns]
     if len(encoders) == 1:
         only, encode = encoders[0]
         return lambda row: encode(row[only])

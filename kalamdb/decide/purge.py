@@ -19,7 +19,7 @@ from collections.abc import Iterator
 
 from kalamdb.decide.draft import Chains, Draft
 from kalamdb.decide.plan import TablePlan
-from kalamdb.decide.rows import RowWriter
+from kalamdb.decide.row_writer import RowWriter
 from kalamdb.errors import Conflict
 from kalamdb.model import codec, keys
 from kalamdb.model.change import Op

@@ -1,9 +1,5 @@
-"""Row writes: checks and effects (core.md §1, §2).
-
-Every change of a row has its effects from one place, `RowWriter`: ROW and SEQ of the new version,
-HISTORY and the end of SEQ for the superseded one, CHANGE in the chain, LAST once per statement,
-EXPIRY for STREAM rows, UNIQUE and INDEX entries that follow their row: put and deleted in the same
-command, and only when their values changed.
+"""Row writes: what is checked before anything is put (core.md §1, §2). The effects are made by
+`row_writer`.
 
 Keeps:
 - A statement is decided whole or refused whole, in one step.
@@ -13,10 +9,11 @@ Keeps:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from kalamdb.decide.draft import Chain, Draft
-from kalamdb.decide.plan import TablePlan, UniquePlan
+from kalamdb.decide.plan import TablePlan
+from kalamdb.decide.row_writer import RowChange, RowWriter
 from kalamdb.errors import Conflict, InvalidStatement
 from kalamdb.model import codec, keys
 from kalamdb.model.change import Op, Row
@@ -28,221 +25,37 @@ from kalamdb.model.work import (
     InsertRows,
     PutRows,
     ReadSet,
-    ReturningClause,
 )
-from kalamdb.store.rows import expired_upto
+from kalamdb.store.kv import KeyReader
 
-_Held = tuple[Op, Seq, Seq, bytes, Seq]
-
-
-class RowWriter:
-    """Turns row changes of one (table, partition) into effects, and counts them for the outcome."""
-
-    __slots__ = (
-        "_held",
-        "_last",
-        "_returning",
-        "chain",
-        "deleted",
-        "draft",
-        "hidden_upto",
-        "inserted",
-        "plan",
-        "returned",
-        "updated",
-    )
-
-    def __init__(
-        self, draft: Draft, plan: TablePlan, chain: Chain, returning: ReturningClause | None = None
-    ) -> None:
-        self.draft = draft
-        self.plan = plan
-        self.chain = chain
-        self.inserted = self.updated = self.deleted = 0
-        self.returned: list[tuple[object, ...]] = []
-        self._returning = returning
-        self._last = chain.last_seq
-        self._held: _Held | None = (
-            None  # the newest change, until it is known whether it is the last
-        )
-        self.hidden_upto = (
-            expired_upto(plan.table, draft.now_ms, draft.group) if plan.has_ttl else Seq(0)
-        )
-
-    # ---- reads ----------------------------------------------------------------------------------
-
-    def is_live(self, raw: bytes | None) -> bool:
-        """Does a ROW value hold a row that readers see?"""
-        if raw is None or raw[1] & codec.TOMBSTONE:
-            return False
-        return not self.hidden_upto or codec.row_seq(raw) > self.hidden_upto
-
-    def find(self, pk: bytes) -> bytes | None:
-        """The live row under a primary key."""
-        raw = self.draft.get(self.chain.row + pk)
-        return raw if self.is_live(raw) else None
-
-    # ---- versions -------------------------------------------------------------------------------
-
-    def insert(self, pk: bytes, row: Row, old: bytes | None) -> None:
-        """`old` is what ROW holds: nothing, a tombstone, or a row past its TTL."""
-        draft, chain = self.draft, self.chain
-        if old is not None:
-            if old[1] & codec.TOMBSTONE:
-                draft.add(chain.seq_key(codec.row_seq(old)), None)
-            else:
-                self.remove(pk, old, Op.EXPIRE)
-        seq = draft.draw()
-        draft.put(chain.row + pk, codec.encode_row(seq, self.plan.stored(row)))
-        draft.add(chain.seq_key(seq), pk)
-        if self.plan.has_ttl:
-            draft.add(chain.expiry_key(seq), b"")
-        for index in self.plan.indexes:
-            values = index.values_key(chain, row)
-            index.check(chain, values)
-            draft.add(values + pk, b"")
-        self._change(Op.INSERT, Seq(0), pk, seq)
-        self.inserted += 1
-        if self._returning is not None:
-            self.returned.append(self._returning.project(row, seq))
-
-    def update(self, pk: bytes, row: Row, old: bytes, before: Row) -> None:
-        """`before` is the row in `old`. UNIQUE entries have been moved before (`claim`)."""
-        draft, chain = self.draft, self.chain
-        seq = draft.draw()
-        old_seq = self._supersede(pk, old, seq)
-        draft.put(chain.row + pk, codec.encode_row(seq, self.plan.stored(row)))
-        draft.add(chain.seq_key(seq), pk)
-        if self.plan.has_ttl:
-            draft.add(chain.expiry_key(seq), b"")
-        for index in self.plan.indexes:
-            gone, values = index.values_key(chain, before), index.values_key(chain, row)
-            if gone != values:
-                index.check(chain, values)
-                draft.add(gone + pk, None)
-                draft.add(values + pk, b"")
-        self._change(Op.UPDATE, old_seq, pk, seq)
-        self.updated += 1
-        if self._returning is not None:
-            self.returned.append(self._returning.project(row, seq))
-
-    def remove(self, pk: bytes, old: bytes, op: Op, before: Row | None = None) -> None:
-        """DELETE, or EXPIRE with the row's UNIQUE entries: nobody has taken those out before.
-
-        `before` is the row in `old`, where the caller has it.
-        """
-        draft, chain, plan = self.draft, self.chain, self.plan
-        seq = draft.draw()
-        old_seq = self._supersede(pk, old, seq)
-        if plan.tombstones:
-            draft.put(chain.row + pk, codec.encode_tombstone(seq))
-            draft.add(chain.seq_key(seq), pk)
-        else:
-            draft.put(chain.row + pk, None)
-        row = before
-        if row is None and (plan.indexes or plan.uniques or self._returning is not None):
-            row = self.plan.read(old)[1]
-            assert row is not None
-        for index in plan.indexes:
-            assert row is not None
-            draft.add(index.values_key(chain, row) + pk, None)
-        self._change(op, old_seq, pk, seq)
-        if op is Op.EXPIRE:
-            if plan.uniques:
-                assert row is not None
-                self.release(pk, row)
-            return
-        self.deleted += 1
-        if self._returning is not None:
-            assert row is not None
-            self.returned.append(self._returning.project(row, old_seq))
-
-    def _supersede(self, pk: bytes, old: bytes, seq: Seq) -> Seq:
-        draft, chain = self.draft, self.chain
-        old_seq = codec.row_seq(old)
-        draft.add(chain.history_key(pk, old_seq), codec.encode_history(seq, old))
-        draft.add(chain.seq_key(old_seq), None)
-        if self.plan.has_ttl:
-            draft.add(chain.expiry_key(old_seq), None)
-        return old_seq
-
-    def _change(self, op: Op, before_seq: Seq, pk: bytes, seq: Seq) -> None:
-        if self._held is not None:
-            self._emit(self._held, last_of_txn=False)
-        self._held = (op, self._last, before_seq, pk, seq)
-        self._last = seq
-
-    def _emit(self, held: _Held, *, last_of_txn: bool) -> None:
-        op, prev_seq, before_seq, pk, seq = held
-        value = codec.encode_change(op, prev_seq, before_seq, last_of_txn, pk)
-        self.draft.add(self.chain.change_key(seq), value)
-
-    # ---- UNIQUE ---------------------------------------------------------------------------------
-
-    def release(self, pk: bytes, row: Row, after: Row | None = None) -> None:
-        """Take out a row's UNIQUE values, but those it keeps in `after`."""
-        for unique in self.plan.uniques:
-            key = unique.key(self.chain, row)
-            if key is None or (after is not None and unique.key(self.chain, after) == key):
-                continue
-            if unique.building and self.draft.get(key) != pk:
-                continue  # another row's entry: this one has not been come to yet
-            self.draft.put(key, None)
-
-    def claim(self, pk: bytes, row: Row, before: Row | None = None) -> None:
-        """Put a row's UNIQUE values, but those it had in `before`. Raises UniqueViolation."""
-        for unique in self.plan.uniques:
-            key = unique.key(self.chain, row)
-            if key is None or (before is not None and unique.key(self.chain, before) == key):
-                continue
-            if self._owner(key) not in (None, pk):
-                raise self.plan.duplicate(unique, row)
-            unique.check(self.chain, key)
-            self.draft.put(key, pk)
-
-    def owner(self, unique: UniquePlan, row: Row) -> bytes | None:
-        """Primary key of the row that has `row`'s value; a row past its TTL gives it up."""
-        key = unique.key(self.chain, row)
-        return None if key is None else self._owner(key)
-
-    def _owner(self, key: bytes) -> bytes | None:
-        pk = self.draft.get(key)
-        if pk is not None and self.hidden_upto:
-            raw = self.draft.get(self.chain.row + pk)
-            if raw is not None and not self.is_live(raw):
-                self.remove(pk, raw, Op.EXPIRE)
-                return None
-        return pk
-
-    # ---- the end --------------------------------------------------------------------------------
-
-    def finish(self) -> Outcome:
-        draft = self.draft
-        if self._held is not None:
-            self._emit(self._held, last_of_txn=True)
-            draft.end_chain(self.chain, self._last)
-        returning = self._returning
-        return Outcome(
-            self.inserted + self.updated + self.deleted,
-            self._last,
-            None if returning is None else returning.columns,
-            None if returning is None else tuple(self.returned),
-            self.inserted,
-            self.updated,
-            self.deleted,
-        )
+MANY_ROWS = 32
+"""From so many rows on they are written in one loop, and an INSERT looks at the range of its keys
+before it looks at each.
+"""
 
 
 # ---- INSERT -------------------------------------------------------------------------------------
 
 
-def insert_rows(draft: Draft, work: InsertRows, plan: TablePlan, chain: Chain) -> Outcome:
-    """Raises UniqueViolation, NotNullViolation, CheckViolation, InvalidStatement."""
+def insert_rows(
+    draft: Draft, work: InsertRows, plan: TablePlan, chain: Chain, *, reader: KeyReader
+) -> Outcome:
+    """`reader` is what the draft reads below what is decided.
+
+    Raises UniqueViolation, NotNullViolation, CheckViolation, InvalidStatement.
+    """
     writer = RowWriter(draft, plan, chain, work.returning)
     conflict = work.conflict
     drawn = work.drawn
     # A hidden key is a number nobody had before, so there is nothing to look up.
     is_new = plan.table.has_hidden_key and bool(drawn)
+    many = len(work.rows) >= MANY_ROWS and conflict is None
+    if many and not plan.uniques and writer.is_plain:
+        # Numbers that rows draw and their seqs are from one counter, row by row.
+        seqs = iter(draft.draw, None) if drawn else draft.draw_all(len(work.rows))
+        plain = _insert_plain(writer, work.rows, drawn, is_new=is_new, reader=reader)
+        writer.insert_all(plain, seqs)
+        return writer.finish()
     touched: set[bytes] = set()
     for given in work.rows:
         row = given
@@ -266,6 +79,54 @@ def insert_rows(draft: Draft, work: InsertRows, plan: TablePlan, chain: Chain) -
         if conflict is not None:
             touched.add(pk)
     return writer.finish()
+
+
+def _insert_plain(
+    writer: RowWriter,
+    given: Sequence[Row],
+    drawn: Sequence[int],
+    *,
+    is_new: bool,
+    reader: KeyReader,
+) -> Iterator[tuple[bytes, Row, bytes | None]]:
+    """(key, row, the tombstone under it) of rows that meet nothing but their primary key."""
+    draft, plan, head = writer.draft, writer.plan, writer.chain.row
+    new_keys = _insert_new_keys(writer, given, reader)
+    if new_keys is not None:
+        check, newer = plan.check, draft.newer
+        for row, pk in zip(given, new_keys, strict=True):
+            check(row)
+            old = newer(head + pk, None)
+            if old is not None and writer.is_live(old):
+                raise plan.duplicate_key(row)
+            yield pk, row, old
+        return
+    for row in given:
+        for column in drawn:
+            if column not in row:
+                row = row | {column: draft.draw()}
+        plan.check(row)
+        pk = plan.key(row)
+        old = None if is_new else draft.get(head + pk)
+        if old is not None and writer.is_live(old):
+            raise plan.duplicate_key(row)
+        yield pk, row, old
+
+
+def _insert_new_keys(
+    writer: RowWriter, given: Sequence[Row], reader: KeyReader
+) -> list[bytes] | None:
+    """The rows' keys, if nothing is stored from the lowest to the highest of them: one look at the
+    store for all.
+    """
+    key_columns = writer.plan.table.primary_key
+    if any(row.get(column) is None for row in given for column in key_columns):
+        return None  # drawn, or refused when its turn comes
+    found = list(map(writer.plan.key, given))
+    head = writer.chain.row
+    for _ in reader.scan(head + min(found), head + max(found) + b"\x00"):
+        return None
+    return found
 
 
 def _insert_conflict(
@@ -297,15 +158,20 @@ def _insert_resolve(
     if conflict.where is not None and not conflict.where(before, excluded):
         return
     after = conflict.assign(before, excluded)
-    _check_key(writer.plan, pk, after)
+    _check_key(writer.plan, pk, after, before)
     writer.release(pk, before, after)
     writer.claim(pk, after, before)
     writer.update(pk, after, old, before)
     touched.add(pk)
 
 
-def _check_key(plan: TablePlan, pk: bytes, row: Row) -> None:
+def _check_key(plan: TablePlan, pk: bytes, row: Row, before: Row) -> None:
     plan.check(row)
+    for column in plan.table.primary_key:
+        if row[column] is not before[column]:
+            break
+    else:
+        return
     if plan.key(row) != pk:
         raise InvalidStatement("a primary key cannot be changed; delete the row and insert another")
 
@@ -316,7 +182,7 @@ def _check_key(plan: TablePlan, pk: bytes, row: Row) -> None:
 def change_keys(draft: Draft, work: ChangeKeys, plan: TablePlan, chain: Chain) -> Outcome:
     """UPDATE or DELETE by primary key; keys without a matching row are skipped."""
     writer = RowWriter(draft, plan, chain, work.returning)
-    changes: list[_RowChange] = []
+    changes: list[RowChange] = []
     for pk in dict.fromkeys(work.keys) if len(work.keys) > 1 else work.keys:
         old = writer.find(pk)
         if old is None:
@@ -340,8 +206,17 @@ def put_rows(
     """
     check_last_seqs(last_seqs)
     writer = RowWriter(draft, plan, chain, work.returning)
+    changes: list[RowChange] = []
+    if work.seen is not None:
+        # The chain stands where it was seen, and no row changes without it: they are as they were.
+        assert (chain.table, chain.partition) in work.read_set.tables
+        for (pk, after), (old, before) in zip(work.rows, work.seen, strict=True):
+            if plan.has_ttl and not writer.is_live(old):
+                continue
+            changes.append((pk, old, before, after))
+        _write_changes(writer, changes)
+        return writer.finish()
     _check_read_set(writer, work.read_set)
-    changes: list[_RowChange] = []
     for pk, after in dict(work.rows).items():
         old = writer.find(pk)
         if old is None:
@@ -362,9 +237,6 @@ def check_last_seqs(last_seqs: Mapping[Chain, Seq]) -> None:
             raise Conflict("the table was written meanwhile")
 
 
-_RowChange = tuple[bytes, bytes, Row, Row | None]  # key, old bytes, old row, new row
-
-
 def _check_read_set(writer: RowWriter, read_set: ReadSet) -> None:
     for (table, partition, pk), seen in read_set.rows.items():
         if table == writer.chain.table and partition == writer.chain.partition:
@@ -376,20 +248,23 @@ def _check_read_set(writer: RowWriter, read_set: ReadSet) -> None:
             raise Conflict("a row that was read has changed")
 
 
-def _write_changes(writer: RowWriter, changes: Sequence[_RowChange]) -> None:
+def _write_changes(writer: RowWriter, changes: Sequence[RowChange]) -> None:
     """UNIQUE values of all old rows go out before those of the new rows come in: order does not
     matter.
     """
     plan = writer.plan
-    for pk, _, _, after in changes:
+    for pk, _, before, after in changes:
         if after is not None:
-            _check_key(plan, pk, after)
+            _check_key(plan, pk, after, before)
     if plan.uniques:
         for pk, _, before, after in changes:
             writer.release(pk, before, after)
         for pk, _, before, after in changes:
             if after is not None:
                 writer.claim(pk, after, before)
+    if len(changes) >= MANY_ROWS and writer.is_plain and plan.tombstones:
+        writer.change_all(changes)
+        return
     for pk, old, before, after in changes:
         if after is None:
             writer.remove(pk, old, Op.DELETE, before)

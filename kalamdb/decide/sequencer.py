@@ -26,6 +26,7 @@ from kalamdb.decide.draft import Chain, Draft
 from kalamdb.decide.flight import NOTHING, Flight, Taken, Verdict, Waiter, settle
 from kalamdb.decide.load import SequencerLimits as SequencerLimits
 from kalamdb.decide.load import SequencerStatistics as SequencerStatistics
+from kalamdb.decide.load import check_rows
 from kalamdb.decide.plan import Checks, TablePlan, no_checks
 from kalamdb.decide.requests import Requests, request_key, stored_outcome
 from kalamdb.decide.standing import Standing
@@ -106,6 +107,8 @@ class Sequencer:
         self._requests = Requests(store, limits.request_ids_max)
         self._standing = Standing(store, self.overlay, checks, limits.chains_max)
         self.plan = self._standing.plan  # of a table, as decided so far
+        self.rows_max = limits.rows_max
+        self.returned_bytes_max = limits.returned_bytes_max
         self._decided = self._refused = 0
 
     # ---- leadership -----------------------------------------------------------------------------
@@ -164,7 +167,14 @@ class Sequencer:
                     return waiter
                 self._requests.check_room(tag)
             self._check_load()
-            draft = Draft(self.overlay, self._stored, self.group, self.seq_last, self._wall_ms())
+            draft = Draft(
+                self.overlay,
+                self._stored,
+                self.group,
+                self.seq_last,
+                self._wall_ms(),
+                returned_max_bytes=self.returned_bytes_max,
+            )
             outcome = self._decide(draft, asked)
             if draft.effects or key is not None:
                 self._accept(draft, outcome, asked, tag=tag, key=key, waiter=waiter)
@@ -203,18 +213,22 @@ class Sequencer:
     def _decide(self, draft: Draft, asked: Work) -> Outcome:
         match asked:
             case work.InsertRows():
+                if len(asked.rows) > self.rows_max:
+                    check_rows(asked, self.rows_max)
                 plan, chain = self._target(asked.table, asked.partition)
                 if asked.read_set is not None:
                     rows.check_last_seqs(self._seen(asked.read_set))
-                return rows.insert_rows(draft, asked, plan, chain)
+                return rows.insert_rows(draft, asked, plan, chain, reader=self._store)
             case work.ChangeKeys():
                 plan, chain = self._target(asked.table, asked.partition)
                 return rows.change_keys(draft, asked, plan, chain)
             case work.PutRows():
+                check_rows(asked, self.rows_max)
                 plan, chain = self._target(asked.table, asked.partition)
                 seen = self._seen(asked.read_set)
                 return rows.put_rows(draft, asked, plan, chain, last_seqs=seen)
             case work.CommitRows():
+                check_rows(asked, self.rows_max)
                 return transaction.commit_rows(draft, asked, self._target)
             case work.ExpireRows():
                 plan = self._standing.plan(asked.table)
@@ -341,7 +355,7 @@ class Sequencer:
             self._queue_bytes += len(part.encoded)
         self._number += 1
         flight.number = self._number
-        flight.effects = commit
+        flight.whole, flight.effects = flight.effects, commit
         flight.encoded = codec.encode_command_parts(commit, None, b"", b"")
         self._queue.append(flight)
         self._queue_bytes += len(flight.encoded)

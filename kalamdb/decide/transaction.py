@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from kalamdb.decide import rows
 from kalamdb.decide.draft import Chain, Draft
 from kalamdb.decide.plan import TablePlan
-from kalamdb.decide.rows import RowWriter
+from kalamdb.decide.row_writer import RowWriter
 from kalamdb.errors import Conflict, SchemaChanged, UnknownTable
 from kalamdb.model import keys
 from kalamdb.model.change import Op, Row
@@ -29,6 +29,7 @@ from kalamdb.model.command import Effect, Outcome
 from kalamdb.model.ids import Partition, Seq
 from kalamdb.model.table import TableDef
 from kalamdb.model.work import ChangeKeys, CommitRows, InsertRows, PutRows, WrittenTable
+from kalamdb.store.kv import KeyReader
 
 Statement = InsertRows | ChangeKeys | PutRows
 Target = Callable[[TableDef, Partition], tuple[TablePlan, Chain]]
@@ -137,14 +138,16 @@ class OwnWrites:
         return self.effects
 
 
-def decide_statement(draft: Draft, asked: Statement, plan: TablePlan, chain: Chain) -> Outcome:
-    """One statement inside a transaction. Raises what `rows` raises.
+def decide_statement(
+    draft: Draft, asked: Statement, plan: TablePlan, chain: Chain, *, reader: KeyReader
+) -> Outcome:
+    """One statement inside a transaction, whose snapshot is `reader`. Raises what `rows` raises.
 
     What it looked at needs no second look: all of it is this snapshot and these own writes.
     """
     match asked:
         case InsertRows():
-            return rows.insert_rows(draft, asked, plan, chain)
+            return rows.insert_rows(draft, asked, plan, chain, reader=reader)
         case ChangeKeys():
             return rows.change_keys(draft, asked, plan, chain)
         case PutRows():
@@ -173,20 +176,42 @@ def commit_rows(draft: Draft, asked: CommitRows, target: Target) -> Outcome:
         for key, _, before, after in net:
             if after is not None:
                 writer.claim(key, after, before)
-        for key, raw, before, after in net:
-            if before is None:
-                assert after is not None
-                writer.insert(key, after, raw)
-            else:
-                assert raw is not None
-                if after is None:
-                    writer.remove(key, raw, Op.DELETE, before)
-                else:
-                    writer.update(key, after, raw, before)
+        _write(writer, net)
         last = max(last, writer.finish().seq)
     affected = asked.inserted + asked.updated + asked.deleted
     named = ("transaction_id",), ((asked.transaction_id,),)
     return Outcome(affected, last, *named, asked.inserted, asked.updated, asked.deleted)
+
+
+def _write(writer: RowWriter, net: Sequence[_Net]) -> None:
+    """The versions of one table's rows, in the order of `net`."""
+    if len(net) >= rows.MANY_ROWS and writer.is_plain:
+        inserted = [
+            (key, after, raw)
+            for key, raw, before, after in net
+            if before is None and after is not None
+        ]
+        changed = [
+            (key, raw, before, after)
+            for key, raw, before, after in net
+            if before is not None and raw is not None
+        ]
+        if len(inserted) == len(net):
+            writer.insert_all(inserted, writer.draft.draw_all(len(net)))
+            return
+        if len(changed) == len(net):
+            writer.change_all(changed)
+            return
+    for key, raw, before, after in net:
+        if before is None:
+            assert after is not None
+            writer.insert(key, after, raw)
+        else:
+            assert raw is not None
+            if after is None:
+                writer.remove(key, raw, Op.DELETE, before)
+            else:
+                writer.update(key, after, raw, before)
 
 
 def _writer(draft: Draft, asked: CommitRows, target: Target, table: TableDef) -> RowWriter:

@@ -75,10 +75,6 @@ class Result:
     cursor: ResultCursor
     size_bytes: int
 
-    def same_rows(self, cursor: ResultCursor) -> Result:
-        """This result at another moment."""
-        return Result(self.columns, self.listing, self.key, cursor, self.size_bytes)
-
 
 def query_id(plan: ReevaluatedPlan, partition: Partition) -> int:
     """Names a query of one tenant; other queries have other ids, but for a hash's odds."""

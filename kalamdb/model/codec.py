@@ -99,7 +99,12 @@ def decode_rows(bodies: memoryview, lengths: Sequence[int]) -> tuple[list[int], 
 
 
 def row_seq(raw: bytes) -> Seq:
-    return Seq(_U64.unpack_from(raw, 2)[0])
+    return _U64.unpack_from(raw, 2)[0]
+
+
+def row_seq_bytes(raw: bytes) -> bytes:
+    """A row's seq as keys have it."""
+    return raw[2:10]
 
 
 def is_tombstone(raw: bytes) -> bool:

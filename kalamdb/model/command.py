@@ -15,6 +15,7 @@ Effect = tuple[bytes, bytes | None]
 
 ENTRY_SIZE_MAX_BYTES = 1 << 20
 STATEMENT_EFFECTS_MAX_BYTES = 64 << 20
+RETURNED_MAX_BYTES = 64 << 20
 OUTCOME_SIZE_MAX_BYTES = 4096
 
 
@@ -44,6 +45,10 @@ class Command:
     request_key: bytes | None = None
     hash: bytes = b""
     outcome: bytes = b""
+
+    @property
+    def whole(self) -> None:
+        """What a staged command's chunks hold is not in its commit."""
 
 
 @dataclass(frozen=True, slots=True)

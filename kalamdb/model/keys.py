@@ -216,12 +216,17 @@ def table_of(key: bytes) -> TableId:
 
 def key_encoder(column: ColumnType) -> Callable[[Any], bytes]:
     """A function from a stored value (or None) to its tagged key bytes."""
-    encode = _ENCODERS[column.kind] if column.kind is not Kind.DECIMAL else _decimal(column.scale)
+    encode = value_encoder(column)
 
     def encoder(value: Any) -> bytes:
         return TAG_NULL if value is None else encode(value)
 
     return encoder
+
+
+def value_encoder(column: ColumnType) -> Callable[[Any], bytes]:
+    """`key_encoder` for values that are never NULL."""
+    return _ENCODERS[column.kind] if column.kind is not Kind.DECIMAL else _decimal(column.scale)
 
 
 def encode_key(types: Sequence[ColumnType], values: Sequence[Any]) -> bytes:

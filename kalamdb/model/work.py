@@ -95,7 +95,8 @@ class PutRows:
     deletes.
 
     Refused with Conflict when the read set no longer holds; the writer evaluates again, at most 5
-    times.
+    times. `seen`: for each of `rows`, in order, the stored bytes and the row they hold; the read
+    set names the table's own chain then, which stands for them, and no key comes twice.
     """
 
     table: TableDef
@@ -103,6 +104,7 @@ class PutRows:
     rows: Sequence[tuple[bytes, Row | None]]
     read_set: ReadSet
     returning: ReturningClause | None = None
+    seen: Sequence[tuple[bytes, Row]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,6 @@ ATTEMPTS_MAX = 5
 STOP_ROWS = 256
 """Rows a thread goes through before it looks whether anybody still waits for it."""
 
-RowKey = tuple[TableId, Partition, bytes]
 Put = tuple[bytes, Row | None]
 
 
@@ -108,8 +107,8 @@ async def _once(
     if not found.rows and tag is None:  # nothing to agree on; a request id wants its outcome kept
         columns = None if plan.returning is None else plan.returning.columns
         return Outcome(0, found.seq, columns, None if columns is None else ())
-    read_set = ReadSet(found.seen, found.tables)
-    work = PutRows(plan.table, partition, found.rows, read_set, plan.returning)
+    read_set = ReadSet(tables=found.tables)
+    work = PutRows(plan.table, partition, found.rows, read_set, plan.returning, found.seen)
     return await run.groups.write(partition, work, tag)
 
 
@@ -117,7 +116,8 @@ async def _once(
 class _Found:
     """What a scan came to: rows to put (None deletes), and what the decision rests on.
 
-    `seq` is the last change of the table's chain that it saw.
+    `seq` is the last change of the table's chain that it saw; `tables` has it too, so the chain
+    stands for the rows in `seen`.
     """
 
     table: TableDef
@@ -126,13 +126,13 @@ class _Found:
     seq: Seq
     tables: Mapping[tuple[TableId, Partition], Seq]
     rows: list[Put] = field(default_factory=list[Put])
-    seen: dict[RowKey, Seq] = field(default_factory=dict[RowKey, Seq])
+    seen: list[tuple[bytes, Row]] = field(default_factory=list[tuple[bytes, Row]])
     size_bytes: int = 0
 
-    def put(self, key: bytes, raw: bytes, seq: Seq, new: Row | None) -> None:
+    def put(self, key: bytes, raw: bytes, row: Row, new: Row | None) -> None:
         """Raises LimitReached."""
         self.rows.append((key, new))
-        self.seen[self.table.id, self.partition, key] = seq
+        self.seen.append((raw, row))
         self.size_bytes += len(key) + len(raw)
         if len(self.rows) > self.limits.rows_max:
             raise LimitReached(
@@ -217,7 +217,7 @@ def _look(plan: ChangePlan, run: _Run, snapshot: Snapshot, stopped: Stopped) -> 
             continue
         seq, row = read(raw)
         if row is not None and (where is None or where(row, seq)):
-            found.put(key, raw, seq, None if assign is None else assign(row))
+            found.put(key, raw, row, None if assign is None else assign(row))
     return found
 
 
@@ -261,6 +261,7 @@ def _merge(
     if seen.get((table.id, partition)) != last_change:
         raise Conflict(f"{table.full_name} changed while it was read")
     found = _Found(table, partition, run.limits, last_change, seen)
+    done: set[bytes] = set()
     read_key = _key_reader(table)
     read = codec.row_reader(table)
     width = len(table.primary_key)
@@ -270,11 +271,12 @@ def _merge(
             stopped()
         key = read_key(values[:width])
         raw = snapshot.get(table, partition, key)
-        if raw is None or (table.id, partition, key) in found.seen:
+        if raw is None or key in done:
             continue
-        seq, row = read(raw)
+        row = read(raw)[1]
         if row is not None:
-            found.put(key, raw, seq, None if assign is None else assign(row, values[width:]))
+            done.add(key)
+            found.put(key, raw, row, None if assign is None else assign(row, values[width:]))
     return found
 
 

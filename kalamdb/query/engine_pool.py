@@ -97,7 +97,7 @@ class EnginePool:
         self._feeders = ThreadPoolExecutor(settings.workers_max, "query-feed")
         self._lookers = ThreadPoolExecutor(LOOKERS, "query-look")
         self._looking = 0
-        self._room = Room(settings.held_max_bytes, settings.queue_max)
+        self._room = Room(settings.held_max_bytes)
         self._links: set[EngineLink] = set()
         self._idle: list[EngineLink] = []
         self._ending: set[EngineLink] = set()
@@ -107,26 +107,22 @@ class EnginePool:
         self._queries = self._failed = self._timed_out = self._killed = self._started = 0
 
     async def run_held(
-        self, request: ScanRequest, feed: Feed
+        self, request: ScanRequest, feed: Feed, owner: str
     ) -> tuple[EngineResult, HeldResult | None]:
-        """`run` for a request with `held_above`: a large result stays outside the server."""
-        try:
-            async with asyncio.timeout(self.settings.timeout_s):
-                share = await self._room.take(request.size_max_bytes)
-        except TimeoutError:
-            limit = self._room.size_max_bytes
-            raise Overloaded("the memory of large results", limit) from None
+        """`run` for a request with `held_above`: a large result stays outside the server.
+
+        Raises LimitReached or Overloaded, too, when a large result of `owner` finds no room.
+        """
         file = new_file()
         try:
             result = await self.run(request, feed, file)
+            share = self._room.take(result.held_bytes, owner) if result.held_bytes else None
         except BaseException:
             os.close(file)
-            share.shrink(0)
             raise
-        held = HeldResult(file, result.held_bytes, share)
-        if result.held_bytes:
-            return result, held
-        held.close()
+        if share is not None:
+            return result, HeldResult(file, share)
+        os.close(file)
         return result, None
 
     async def run(self, request: ScanRequest, feed: Feed, file: int | None = None) -> EngineResult:
@@ -208,7 +204,6 @@ class EnginePool:
     async def close(self) -> None:
         """End all workers; queries under way fail with Unavailable."""
         self._closed = True
-        self._room.close()
         self._stay()
         while self._line:
             waiting = self._line.popleft()

@@ -4,8 +4,10 @@ A worker writes such a result into a file that is only memory (`memfd`) and is f
 the server reads piece by piece what its client has room for, and never has the whole in its own
 memory.
 
-Keeps: all results under way together stay within `Room`; a query starts only when the largest
-result it may give has room. A result nobody closed gives back its memory when it is collected.
+Keeps: all results that wait for their clients stay within `Room`, and those of one user within half
+of it. Nobody waits for room: it is asked for when a result is there and known to be large, so small
+results need none; one without room is given up. What workers write just now comes on top, one
+result each. A result nobody closed gives back its memory when it is collected.
 """
 
 from __future__ import annotations
@@ -13,10 +15,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections import deque
 from dataclasses import dataclass
 
-from kalamdb.errors import Overloaded, Unavailable
+from kalamdb.errors import LimitReached, Overloaded
 
 NAME = "query-result"
 
@@ -27,91 +28,60 @@ def new_file() -> int:
 
 
 class Room:
-    """Bytes that results under way may take together, given out in the order of asking.
+    """Bytes that large results may take together while they wait for their clients."""
 
-    `held_bytes` of them are results that wait for their clients; the rest is for running queries.
-    """
-
-    def __init__(self, size_max_bytes: int, line_max: int) -> None:
+    def __init__(self, size_max_bytes: int) -> None:
         self.size_max_bytes = size_max_bytes
-        self._line_max = line_max
-        self._line: deque[tuple[int, asyncio.Future[None]]] = deque()
-        self.taken_bytes = 0
         self.held_bytes = 0
-        self._closed = False
+        self._owned_bytes: dict[str, int] = {}
 
-    async def take(self, size_bytes: int) -> Share:
-        """A share of the room; waits for it. Raises Overloaded, Unavailable."""
-        size_bytes = min(size_bytes, self.size_max_bytes)
-        if self._closed:
-            raise Unavailable("the node is stopping")
-        if self._line or self.taken_bytes + size_bytes > self.size_max_bytes:
-            if len(self._line) >= self._line_max:
-                raise Overloaded("the line of large results", self._line_max)
-            waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            entry = (size_bytes, waiting)
-            self._line.append(entry)
-            try:
-                await waiting
-            except asyncio.CancelledError:
-                if waiting.done() and not waiting.cancelled() and waiting.exception() is None:
-                    self.give_back(size_bytes)
-                elif entry in self._line:
-                    self._line.remove(entry)
-                    self._admit()
-                raise
-        else:
-            self.taken_bytes += size_bytes
-        return Share(self, size_bytes)
+    def take(self, size_bytes: int, owner: str) -> Share:
+        """A share of the room for one result of `owner`, who has up to half of it, or one result
+        alone.
 
-    def give_back(self, size_bytes: int) -> None:
-        self.taken_bytes -= size_bytes
-        self._admit()
+        Raises: LimitReached when the owner's other results take too much, Overloaded when those of
+        all do.
+        """
+        owned_bytes = self._owned_bytes.get(owner, 0)
+        if owned_bytes and owned_bytes + size_bytes > self.size_max_bytes // 2:
+            raise LimitReached(
+                "held_results_bytes",
+                f"{owned_bytes} bytes of your other results wait to be read, and {size_bytes} "
+                "more are too many; read those first, or close their connections",
+            )
+        if self.held_bytes + size_bytes > self.size_max_bytes:
+            raise Overloaded("the memory of large results", self.size_max_bytes)
+        self._add(owner, size_bytes)
+        return Share(self, owner, size_bytes)
 
-    def _admit(self) -> None:
-        while self._line:
-            size_bytes, waiting = self._line[0]
-            if self.taken_bytes + size_bytes > self.size_max_bytes:
-                return
-            self._line.popleft()
-            if not waiting.done():
-                self.taken_bytes += size_bytes
-                waiting.set_result(None)
+    def give_back(self, share: Share) -> None:
+        """Once per share."""
+        self._add(share.owner, -share.size_bytes)
 
-    def close(self) -> None:
-        """Those who wait fail with Unavailable."""
-        self._closed = True
-        while self._line:
-            _, waiting = self._line.popleft()
-            if not waiting.done():
-                waiting.set_exception(Unavailable("the node is stopping"))
+    def _add(self, owner: str, size_bytes: int) -> None:
+        self.held_bytes += size_bytes
+        owned_bytes = self._owned_bytes.pop(owner, 0) + size_bytes
+        if owned_bytes:
+            self._owned_bytes[owner] = owned_bytes
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Share:
-    """A part of the room, held until `shrink(0)`."""
+    """A part of the room, held until it is given back."""
 
     room: Room
+    owner: str
     size_bytes: int
-
-    def shrink(self, size_bytes: int) -> None:
-        """Keep only as much as the result took."""
-        if size_bytes < self.size_bytes:
-            spare = self.size_bytes - size_bytes
-            self.size_bytes = size_bytes
-            self.room.give_back(spare)
 
 
 class HeldResult:
     """An encoded result in memory that is not the server's. Close it."""
 
-    def __init__(self, file: int, size_bytes: int, share: Share) -> None:
-        self.size_bytes = size_bytes
+    def __init__(self, file: int, share: Share) -> None:
+        self.size_bytes = share.size_bytes
         self._loop = asyncio.get_running_loop()
         self._file: int | None = file
         self._share = share
-        share.shrink(size_bytes)
-        share.room.held_bytes += size_bytes
 
     def read(self, at: int, size_bytes: int) -> bytes:
         """Up to `size_bytes` bytes from `at`."""
@@ -126,8 +96,7 @@ class HeldResult:
             self._give_back()
 
     def _give_back(self) -> None:
-        self._share.room.held_bytes -= self.size_bytes
-        self._share.shrink(0)
+        self._share.room.give_back(self._share)
 
     def __del__(self) -> None:
         # Whoever collects it may be another thread, or come after the loop.

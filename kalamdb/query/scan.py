@@ -101,7 +101,7 @@ async def select(
     held = None
     if hold:
         request = replace(request, held_above=HELD_ABOVE_BYTES)
-        result, held = await pool.run_held(request, sources)
+        result, held = await pool.run_held(request, sources, env.principal.actor)
     else:
         result = await pool.run(request, sources)
     return ScanResult(

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from kalamdb.decide.draft import Chain, Draft
+from kalamdb.decide.load import check_rows
 from kalamdb.decide.sequencer import Sequencer
 from kalamdb.decide.transaction import OwnWrites, Statement, decide_statement
 from kalamdb.errors import Conflict, LimitReached, SchemaChanged, Unavailable
@@ -22,6 +23,7 @@ from kalamdb.model.command import Outcome
 from kalamdb.model.ids import GroupId, Partition, Seq, TableId
 from kalamdb.model.table import TableDef
 from kalamdb.model.work import (
+    ChangeKeys,
     CommitRows,
     RequestTag,
     ReturningClause,
@@ -109,6 +111,8 @@ class ReplicaTransaction:
             plan = self._sequencer.plan(table)
         except SchemaChanged as moved:
             raise Conflict(f"the definition of {table.full_name} changed") from moved
+        if not isinstance(asked, ChangeKeys):
+            check_rows(asked, self._sequencer.rows_max)
         chain = Chain(table.id, self.partition, Seq(0))
         if asked.returning is not None:
             asked = replace(asked, returning=_without_seq(asked.returning))
@@ -118,8 +122,9 @@ class ReplicaTransaction:
             self.group,
             self._sequencer.seq_last,
             self._wall_ms(),
+            returned_max_bytes=self._sequencer.returned_bytes_max,
         )
-        outcome = decide_statement(draft, asked, plan, chain)
+        outcome = decide_statement(draft, asked, plan, chain, reader=self._reader)
         effects = self._own.of(draft)
         if self._own.size_of(effects) > room_bytes:
             raise LimitReached(

@@ -9,8 +9,9 @@ else what is their own. An id that is not there and an id of somebody else look 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from inspect import isawaitable
 from typing import Protocol
 
@@ -20,23 +21,32 @@ from kalamdb.model.principal import Principal, Role
 from kalamdb.query.running import RunningQueries, RunningQuery
 from kalamdb.query.system import Values
 from kalamdb.session.transactions import Transactions
-from kalamdb.sql.redact import redacted
+from kalamdb.sql.redact import redacted_again
 from kalamdb.sql.statement import Ongoing
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One thing under way: its id, who started it, and its row of the `system` table."""
+    """One thing under way: its id, who started it, how to make its row of the `system` table, and
+    the (namespace, name) of its table where it has only one.
+    """
 
     id: str
     owner: str
-    row: Values
+    make_row: Callable[[], Values]
+    table: tuple[str, str] | None = None
+
+    @property
+    def row(self) -> Values:
+        return self.make_row()
 
 
 class Source(Protocol):
     """Things of one kind."""
 
-    def listed(self) -> Iterable[Item]: ...
+    def listed(self, owner: str | None) -> Iterable[Item]:
+        """Those `owner` started, or all for None. What others have must cost next to nothing."""
+        ...
 
     def end(self, item_id: str) -> Awaitable[None] | None:
         """End it. Nothing happens when it has ended by itself."""
@@ -60,8 +70,9 @@ class Activity:
     def listed(self, kind: Ongoing, principal: Principal) -> Iterator[Item]:
         """What `principal` may see and end."""
         source = self._sources.get(kind)
-        for item in () if source is None else source.listed():
-            if _may(principal, item):
+        owner = None if principal.role.at_least(Role.DBA) else principal.actor
+        for item in () if source is None else source.listed(owner):
+            if owner is None or item.owner == owner:
                 yield item
 
     async def kill(self, kind: Ongoing, item_id: str, principal: Principal) -> Item:
@@ -75,10 +86,6 @@ class Activity:
         raise NothingToKill(kind.value.lower(), item_id)
 
 
-def _may(principal: Principal, item: Item) -> bool:
-    return principal.role.at_least(Role.DBA) or item.owner == principal.actor
-
-
 class QueriesSource:
     """Implements `Source` over the running queries."""
 
@@ -87,10 +94,11 @@ class QueriesSource:
         self._clock = clock
         self._node = node
 
-    def listed(self) -> Iterator[Item]:
+    def listed(self, owner: str | None) -> Iterator[Item]:
         now_s = self._clock.monotonic_s()
         for query in self._queries.listed():
-            yield Item(query.id, query.principal.actor, self._row(query, now_s))
+            if owner in (None, query.principal.actor):
+                yield Item(query.id, query.principal.actor, partial(self._row, query, now_s))
 
     def _row(self, query: RunningQuery, now_s: float) -> Values:
         return (
@@ -101,7 +109,7 @@ class QueriesSource:
             query.kind,
             query.started_ms * 1000,
             int((now_s - query.started_s) * 1000),
-            redacted(query.text),
+            redacted_again(query.text),
             self._node,
         )
 
@@ -117,21 +125,25 @@ class TransactionsSource:
     def __init__(self, transactions: Transactions) -> None:
         self._transactions = transactions
 
-    def listed(self) -> Iterator[Item]:
+    def listed(self, owner: str | None) -> Iterator[Item]:
         for one in self._transactions.list():
-            row = (
-                one.transaction_id,
-                one.user,
-                one.origin,
-                one.state,
-                one.age_ms,
-                one.idle_ms,
-                one.write_count,
-                one.write_bytes,
-                one.tables,
-                one.snapshot_seq,
-            )
-            yield Item(one.transaction_id, one.actor, row)
+            if owner in (None, one.actor):
+                yield Item(one.transaction_id, one.actor, partial(_transaction_row, one))
 
     def end(self, item_id: str) -> None:
         self._transactions.kill(item_id)
+
+
+def _transaction_row(one: TransactionInfo) -> Values:
+    return (
+        one.transaction_id,
+        one.user,
+        one.origin,
+        one.state,
+        one.age_ms,
+        one.idle_ms,
+        one.write_count,
+        one.write_bytes,
+        one.tables,
+        one.snapshot_seq,
+    )

@@ -74,7 +74,7 @@ class DataStatements:
         return prepared
 
     async def off_loop(self, run: Run, work: Callable[[], T]) -> T:
-        """Reading and binding a long text takes up to a second: in a thread, so that others go on."""
+        """Reading and binding a long text takes up to a second: in a thread, others go on."""
         if len(run.request.sql) <= INLINE_TEXT_LENGTH_MAX:
             return work()
         return await asyncio.get_running_loop().run_in_executor(None, work)

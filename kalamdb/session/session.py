@@ -362,9 +362,9 @@ class Session:
                 self._set_option(run, statement)
                 return answers.message(f"{statement.name} is {statement.value}", user)
             case ShowNamespaces():
-                return introspect.namespaces(catalog, user)
+                return introspect.namespaces(catalog, run.principal)
             case ShowTables():
-                return introspect.tables(catalog, statement.namespace, user)
+                return introspect.tables(catalog, statement.namespace, run.principal)
             case DescribeTable() | ShowCreate() | ShowStats():
                 return await self._facts.answer(run, statement)
             case SubscribeTo():

@@ -1,7 +1,8 @@
 """A large result on its way to a client, read piece by piece as the client takes it.
 
-Keeps: the server holds one piece of it. Whoever takes none for `stall_s` loses the result: its
-memory goes to the next query, and the connection is cut.
+Keeps: the server holds one piece of it. Whoever takes none for `stall_s`, or all of it slower than
+`RATE_MIN_BYTES_PER_S`, loses the result: its memory goes to the next query, and the connection is
+cut.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from kalamdb.query.held import HeldResult
 from kalamdb.session import answers
 
 PIECE_SIZE_BYTES = 128 << 10
+RATE_MIN_BYTES_PER_S = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,9 @@ class ResultStream:
         self._answer = answer
         self._stall_s = stall_s
         self._stalled = False
-        self._timer = asyncio.get_running_loop().call_later(stall_s, self._stall)
+        self._loop = loop = asyncio.get_running_loop()
+        self._last_s = loop.time() + stall_s + answer.held.size_bytes / RATE_MIN_BYTES_PER_S
+        self._timer = loop.call_later(stall_s, self._stall)
 
     def _stall(self) -> None:
         self._stalled = True
@@ -49,13 +53,18 @@ class ResultStream:
     def _moved(self) -> None:
         """The client asks for more. Raises LimitReached when it is too late."""
         self._timer.cancel()
+        if self._loop.time() > self._last_s:
+            self._answer.held.close()
+            raise LimitReached(
+                "result_stall_s", f"the result was read slower than {RATE_MIN_BYTES_PER_S} bytes/s"
+            )
         if self._stalled:
             raise LimitReached(
                 "result_stall_s", f"nothing of the result was read for {self._stall_s:g} s"
             )
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        answer, loop = self._answer, asyncio.get_running_loop()
+        answer, loop = self._answer, self._loop
         size = answer.held.size_bytes
         at = 0
         while at < size:
@@ -67,7 +76,8 @@ class ResultStream:
                 self._answer.held.close()
                 piece += answer.tail
             else:
-                self._timer = loop.call_later(self._stall_s, self._stall)
+                until_s = min(loop.time() + self._stall_s, self._last_s)
+                self._timer = loop.call_at(until_s, self._stall)
             yield answer.head + piece if first else piece
 
     async def aclose(self) -> None:

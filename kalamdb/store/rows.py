@@ -28,7 +28,18 @@ _EXPIRY = keys.Family.EXPIRY
 class PartitionKeys:
     """Key prefixes of one (table, partition), equal to what `model.keys` builds one by one."""
 
-    __slots__ = ("_entries", "chain", "history", "last", "partition", "row", "seq", "table")
+    __slots__ = (
+        "_entries",
+        "_hour",
+        "_hour_changes",
+        "chain",
+        "history",
+        "last",
+        "partition",
+        "row",
+        "seq",
+        "table",
+    )
 
     def __init__(self, table: TableId, partition: Partition) -> None:
         self.table = table
@@ -39,6 +50,8 @@ class PartitionKeys:
         self.history = bytes([keys.Family.HISTORY]) + self.chain
         self.last = keys.last(table, partition)
         self._entries: dict[tuple[int, int], bytes] = {}
+        self._hour = -1  # of the change key made last, and what keys of that hour begin with
+        self._hour_changes = b""
 
     def entries(self, family: keys.Family, index: int) -> bytes:
         """What the partition's entries of one index (INDEX or UNIQUE) begin with."""
@@ -57,7 +70,10 @@ class PartitionKeys:
     def change_key(self, seq: Seq) -> bytes:
         """The hour is the seq's own, never a clock's."""
         hour = (seq >> SEQ_TIME_SHIFT) // HOUR_MS
-        return _HOUR.pack(_CHANGE, hour) + self.chain + _U64.pack(seq)
+        if hour != self._hour:
+            self._hour = hour
+            self._hour_changes = _HOUR.pack(_CHANGE, hour) + self.chain
+        return self._hour_changes + _U64.pack(seq)
 
     def expiry_key(self, seq: Seq) -> bytes:
         hour = (seq >> SEQ_TIME_SHIFT) // HOUR_MS

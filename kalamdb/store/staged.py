@@ -48,17 +48,22 @@ def join(commit: Effect, read: Callable[[bytes], bytes | None]) -> tuple[Command
 
     Raises: LookupError when a chunk is missing.
     """
+    gone = deletions(commit)
+    chunks: list[bytes] = []
+    for name, _ in gone:
+        chunk = read(name)
+        if chunk is None:
+            raise LookupError(f"chunk {name.hex()} of a staged command is missing")
+        chunks.append(chunk)
+    return codec.decode_command(b"".join(chunks)), gone
+
+
+def deletions(commit: Effect) -> list[Effect]:
+    """Of the chunks a commit names, for who holds the whole command already."""
     key, value = commit
     assert value is not None
     version, count = codec.unpack(value)
     if version != _VERSION:
         raise codec.UnknownVersion(f"staged format {version} is not known")
     _, term, number, _ = _KEY.unpack(key)
-    names = [_KEY.pack(keys.Family.STAGED, term, number, n) for n in range(count)]
-    chunks: list[bytes] = []
-    for name in names:
-        chunk = read(name)
-        if chunk is None:
-            raise LookupError(f"chunk {name.hex()} of a staged command is missing")
-        chunks.append(chunk)
-    return codec.decode_command(b"".join(chunks)), [(name, None) for name in names]
+    return [(_KEY.pack(keys.Family.STAGED, term, number, n), None) for n in range(count)]

@@ -157,7 +157,7 @@ class FastConnection(asyncio.Protocol):
     def origin(self, forwarded_for: str) -> str:
         """The client's address, for counting."""
         peer: Any = self._transport.get_extra_info("peername")
-        address = str(peer[0]) if isinstance(peer, tuple) else None
+        address = str(peer[0]) if peer else None  # (host, port, …); nothing once it is closed
         return self._front.origins.key_of(address, forwarded_for)
 
     # ---- requests -------------------------------------------------------------------------------

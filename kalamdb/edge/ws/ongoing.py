@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from kalamdb.errors import KalamError, QueryKilled
@@ -15,7 +16,7 @@ from kalamdb.lib.clock import Clock
 from kalamdb.model.principal import Principal
 from kalamdb.query.system import Values
 from kalamdb.session.activity import Item
-from kalamdb.sql.redact import redacted
+from kalamdb.sql.redact import redacted_again
 
 KILLED_CODE = 1008
 
@@ -48,6 +49,10 @@ class LiveStreams(Protocol):
 
     def kill(self, subscription_id: str, fault: KalamError) -> None:
         """End it with an error; nothing happens when it has ended."""
+        ...
+
+    def check_tables(self) -> None:
+        """End those of which a table or view is gone or another."""
         ...
 
 
@@ -83,6 +88,11 @@ class Directory:
     def leave(self, seat: Seat) -> None:
         self._seats.pop(seat.id, None)
 
+    def check_tables(self) -> None:
+        """Views changed: their live queries are not to go on with the text from before."""
+        for seat in list(self._seats.values()):
+            seat.streams.check_tables()
+
     def seats(self) -> list[tuple[Seat, Principal | None]]:
         return [(seat, seat.principal) for seat in self._seats.values()]
 
@@ -96,10 +106,10 @@ class Connections:
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
 
-    def listed(self) -> Iterator[Item]:
+    def listed(self, owner: str | None) -> Iterator[Item]:
         for seat, principal in self._directory.seats():
-            if principal is not None:
-                yield Item(seat.id, principal.actor, _session_row(seat, principal))
+            if principal is not None and owner in (None, principal.actor):
+                yield Item(seat.id, principal.actor, partial(_session_row, seat, principal))
 
     def end(self, item_id: str) -> None:
         seat = self._directory.seat(item_id)
@@ -113,12 +123,14 @@ class LiveQueries:
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
 
-    def listed(self) -> Iterator[Item]:
+    def listed(self, owner: str | None) -> Iterator[Item]:
+        node = self._directory.node
         for seat, principal in self._directory.seats():
-            if principal is not None:
+            if principal is not None and owner in (None, principal.actor):
                 for query in seat.streams.queries():
-                    row = _live_row(seat, principal, query, self._directory.node)
-                    yield Item(f"{seat.id}:{query.subscription_id}", principal.actor, row)
+                    name = f"{seat.id}:{query.subscription_id}"
+                    row = partial(_live_row, seat, principal, query, node)
+                    yield Item(name, principal.actor, row, query.table)
 
     def end(self, item_id: str) -> None:
         connection_id, _, subscription_id = item_id.partition(":")
@@ -154,7 +166,7 @@ def _live_row(seat: Seat, principal: Principal, query: LiveQuery, node: int) -> 
         namespace,
         table,
         principal.user,
-        redacted(query.sql),
+        redacted_again(query.sql),
         None,
         "active",
         query.began_ms * 1000,

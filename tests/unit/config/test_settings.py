@@ -158,7 +158,7 @@ def test_every_setting_has_a_variable_of_its_own() -> None:
 
 def test_the_defaults_pass_their_own_checks() -> None:
     flags = {
-        knob.key: str(knob.default)
+        knob.key: ",".join(knob.default) if isinstance(knob.default, tuple) else str(knob.default)
         for knob in knobs()
         if knob.default is not None and knob.default != ()
     }
@@ -197,3 +197,10 @@ def test_the_page_is_current() -> None:
     assert PAGE.read_text(encoding="utf-8") == settings_page.page(), (
         "run: .venv/bin/kalam settings > docs/reference/settings.md"
     )
+
+
+def test_a_result_fits_into_the_room_of_all_results() -> None:
+    flags = {"limits.max_result_bytes": "300000000"}
+    with pytest.raises(InvalidSettings, match="held_results_bytes"):
+        read(flags, {})
+    assert read({**flags, "limits.held_results_bytes": "300000000"}, {}).limits
