@@ -1,4 +1,5 @@
-"""The gate: `python -m tests` is its quick part, `--all` the whole, `sim --seed N` one world again.
+"""The gate: `python -m tests` is its quick part, `--all` the whole, `sim --seed N` and
+`fuzz --seed N` one world again.
 
 1. A gate is a list of steps, each a child process with a deadline.
 2. Steps that may share the machine run two at a time; those that measure time or fill both cores
@@ -80,7 +81,7 @@ def pytest_step(
 def quick_steps() -> list[Step]:
     """Longest first, so that the two lanes end together."""
     static = static_steps()
-    suites = ["property", "unit", "golden", "raft", "compat", "tidy"]
+    suites = ["property", "unit", "golden", "raft", "fuzz", "compat", "tidy"]
     tests = [pytest_step(suite) for suite in suites]
     sim = pytest_step("sim", f"--sim-seeds={QUICK_SEEDS}", name="sim smoke")
     return [sim, static[2], *tests, static[0], static[1], static[3]]
@@ -92,6 +93,8 @@ def all_steps() -> list[Step]:
     seeds = f"--sim-seeds={ALL_SEEDS}"
     sim_name = f"sim {ALL_SEEDS} seeds"
     steps.append(pytest_step("sim", seeds, *both_cores, timeout_s=420, alone=True, name=sim_name))
+    statements = (sys.executable, "-m", "tests", "fuzz")
+    steps.append(Step("fuzz 100,000", statements, timeout_s=240, alone=True))
     steps.append(pytest_step("e2e", timeout_s=360, alone=True))
     return steps
 
@@ -225,13 +228,26 @@ def gate(steps: Sequence[Step]) -> int:
     return 0
 
 
-def replay(seed: int) -> int:
-    """Run the simulated world of `seed` again; `tests.sim.run.replay` raises on a fault."""
+def fix_set_orders() -> None:
+    """Set orders are part of a world: they are fixed only before the interpreter starts."""
     if os.environ.get("PYTHONHASHSEED") != "0":
-        # Set orders are part of a world: they are fixed only before the interpreter starts.
         environment = os.environ | {"PYTHONHASHSEED": "0"}
         os.chdir(ROOT)
         os.execve(sys.executable, [sys.executable, "-m", "tests", *sys.argv[1:]], environment)
+
+
+def fuzz(options: argparse.Namespace) -> int:
+    """Throw generated statements, or show the world of one seed again."""
+    fix_set_orders()
+    campaign = importlib.import_module("tests.fuzz.campaign")
+    if options.seed is not None:
+        return campaign.replay(options.seed)
+    return campaign.campaign(options.first, options.statements, options.processes)
+
+
+def replay(seed: int) -> int:
+    """Run the simulated world of `seed` again; `tests.sim.run.replay` raises on a fault."""
+    fix_set_orders()
     try:
         run = importlib.import_module("tests.sim.run")
     except ModuleNotFoundError as error:
@@ -248,9 +264,14 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--only", action="append", metavar="STEP", help="this step only; may be repeated"
     )
-    commands = parser.add_subparsers(dest="command", metavar="sim --seed N")
+    commands = parser.add_subparsers(dest="command", metavar="{sim,fuzz} --seed N")
     sim = commands.add_parser("sim", help="replay the simulated world of one seed")
     sim.add_argument("--seed", type=int, required=True)
+    thrown = commands.add_parser("fuzz", help="throw generated statements, or replay one world")
+    thrown.add_argument("--seed", type=int, help="show this world statement by statement")
+    thrown.add_argument("--first", type=int, default=0, help="the first seed")
+    thrown.add_argument("--statements", type=int, default=100_000)
+    thrown.add_argument("--processes", type=int, default=LANES)
     options = parser.parse_args(arguments)
     names = [step.name for step in (all_steps() if options.all else quick_steps())]
     for name in options.only or ():
@@ -263,6 +284,8 @@ def main(arguments: Sequence[str]) -> int:
     options = parse_arguments(arguments)
     if options.command == "sim":
         return replay(options.seed)
+    if options.command == "fuzz":
+        return fuzz(options)
     steps = all_steps() if options.all else quick_steps()
     if options.only:
         steps = [step for step in steps if step.name in options.only]

@@ -65,6 +65,18 @@ ADMINISTRATION = (
     "SUBSCRIBE TO app.notes WHERE id > 1",
     "BEGIN",
     "SHOW STATS",
+    "SHOW QUERIES",
+    "SHOW INDEXES",
+    "SHOW INDEXES FROM app.priv",
+    "SHOW USERS",
+    "SHOW ALL",
+    "KILL QUERY 'q1-1'",
+    "SELECT _user_id, txt FROM all_users.app.notes",
+    "SELECT count(*) FROM all_users.app.typing",
+    "SELECT * FROM system.users",
+    "SELECT * FROM system.queries",
+    "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = 'app'",
+    "SELECT t.table_name, n.txt FROM information_schema.tables t LEFT JOIN app.notes n ON true",
     "FLUSH TABLE app.notes",
 )
 
@@ -77,6 +89,7 @@ class Request:
     params: list[Any] | None = None
     request_id: str | None = None
     namespace: str | None = None
+    transaction: str | None = None
 
 
 @dataclass(slots=True)

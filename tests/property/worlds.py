@@ -8,11 +8,15 @@ time passes instead. Nothing is taken out of what is compared, cursors and seqs 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from random import Random
 from typing import Any
+
+import orjson
 
 from kalamdb.edge.ws.binding import LiveBinder
 from kalamdb.edge.ws.limits import WsLimits
@@ -26,6 +30,8 @@ from kalamdb.query.engine_pool import EnginePool
 from kalamdb.session.live_rights import LiveRights
 from kalamdb.sql.live import bind_live
 from kalamdb.sql.parse import parse
+from tests.fuzz import grammar as fuzz
+from tests.fuzz.speaker import Speaker
 from tests.property import grammar
 from tests.property.grammar import Request
 from tests.small_node import DATA_GROUPS, SmallNode
@@ -38,8 +44,25 @@ LIVE = (
     "SELECT * FROM app.logs WHERE n < 5",
     "SELECT * FROM app.priv",
 )
+# Statements of the powerful that look at all tenants, or are checked against the rows of all.
+OVERSEES = re.compile(
+    r"all_users|system|SHOW (STATS|USERS|TRANSACTIONS|QUERIES|CONNECTIONS|LIVE)|ALTER TABLE|UNIQUE"
+    r"|KILL|CREATE USER|DROP",
+    re.IGNORECASE,
+)
 # One live query begins anew every so many of A's requests; a resumed one, from where it stood then.
 RENEWED_EVERY = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A request from the fuzzer's grammar, over the tables there are when it is sent. It writes
+    `words` and reaches for `others`.
+    """
+
+    seed: int
+    words: tuple[str, ...]
+    others: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +70,7 @@ class Step:
     """A request of A or of B, `wait_ms` after the one before."""
 
     is_b: bool
-    request: Request
+    request: Request | Drawn
     wait_ms: int
 
 
@@ -184,6 +207,7 @@ class History:
         self._cast = cast
         self._a = Listener(node, loop, packer)
         self._b = Listener(node, loop, packer)
+        self._opened: dict[str, str] = {}
 
     def close(self) -> None:
         self._a.close()
@@ -203,14 +227,15 @@ class History:
             node.ids._drawn = number << 20
             node.clock.now_ms += step.wait_ms
             if not step.is_b:
-                status, body = await self._ask(cast.a, cast.role, step.request)
+                request = self._drawn(step.request, cast.a)
+                status, body = await self._ask(cast.a, cast.role, request)
                 if number % RENEWED_EVERY == 0:
                     await self._a.renew(a)
                 self._a.tick()
-                got.append((step.request, status, body, self._a.take()))
+                got.append((request, status, body, self._a.take()))
                 continue
             if with_b:
-                await self._ask(cast.b, Role.USER, step.request)
+                await self._ask(cast.b, Role.USER, self._drawn(step.request, cast.b))
                 self._b.take()
             else:
                 node.clock.now_ms += 1
@@ -222,12 +247,38 @@ class History:
         got.append((Request("the end"), 0, cursors, self._a.take()))
         return got
 
+    def _drawn(self, step: Request | Drawn, name: str) -> Request:
+        """The request itself, written now if it was only drawn."""
+        if isinstance(step, Request):
+            return step
+        opened = {name: self._opened[name]} if name in self._opened else {}
+        if name == self._cast.b and self._cast.a in self._opened and step.seed % 4 == 0:
+            opened = {name: self._opened[self._cast.a]}
+        made = fuzz.request(Random(step.seed), self._speaker(step, name), opened, often=0.5)
+        if self._cast.role is not Role.USER and OVERSEES.search(made.sql):
+            return Request("SELECT 1 AS one")
+        return Request(made.sql, made.params, made.request_id, made.namespace, made.transaction)
+
+    def _speaker(self, step: Drawn, name: str) -> Callable[[str], Speaker]:
+        """Whoever the dice say, it is `name` who speaks."""
+        catalog = self._node.groups.catalog
+        dice = Random(step.seed + 1)
+        # B may find A's ids; A does not know that there is a B.
+        ids = list(self._opened.values()) if name == self._cast.b else []
+        return lambda _: Speaker(dice, catalog, name, step.words, step.others, ids)
+
     async def _ask(self, name: str, role: Role, request: Request) -> tuple[int, bytes]:
-        return await self._node.raw(
+        status, body = await self._node.raw(
             name,
             request.sql,
             request.params,
             role=role,
             namespace=request.namespace,
             request_id=request.request_id,
+            transaction_id=request.transaction,
         )
+        if status == 200 and (found := orjson.loads(body).get("transaction_id")):
+            self._opened[name] = found
+        elif request.transaction is not None:
+            self._opened.pop(name, None)
+        return status, body
