@@ -121,6 +121,9 @@ class KalamStack(Stack):
             keepalive='{"type":"ping"}',
         )
 
+    def root_token(self) -> str:
+        return self._login("root", _ROOT_PASSWORD)
+
     def _login(self, user: str, password: str) -> str:
         body = {"user": user, "password": password}
         return call(self.http_port, "/v1/api/auth/login", body).text_of("access_token")
