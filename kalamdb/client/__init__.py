@@ -1,1 +1,0 @@
-"""The Python client: statements over HTTP and live queries over WebSocket."""
