@@ -349,8 +349,8 @@ class LimitSettings:
     )
     held_results_bytes: int = setting(
         256 * MIB,
-        doc="memory of large results that wait for their clients to read on, all together; those of "
-        "one user take up to half of it",
+        doc="memory of large results that wait for their clients to read on, all together; those "
+        "of one user take up to half of it",
         unit="bytes",
         low=MIB,
         high=256 * GIB,

@@ -160,7 +160,7 @@ class RowWriter:
             self._give_back(self._returning, row, old_seq)
 
     def _give_back(self, returning: ReturningClause, row: Row, seq: Seq) -> None:
-        """Raises ResultTooLarge: an expression makes much of a small row, and nothing is put yet."""
+        """Raises ResultTooLarge: an expression makes much of a small row; nothing is put yet."""
         values = returning.project(row, seq)
         self._returned_bytes += sum(map(_size_bytes, values))
         size_max_bytes = self.draft.returned_max_bytes

@@ -20,7 +20,7 @@ from kalamdb.lib.clock import Clock
 from kalamdb.model.principal import Principal, Role
 from kalamdb.query.running import RunningQueries, RunningQuery
 from kalamdb.query.system import Values
-from kalamdb.session.transactions import Transactions
+from kalamdb.session.transactions import OpenTransaction, Transactions
 from kalamdb.sql.redact import redacted_again
 from kalamdb.sql.statement import Ongoing
 
@@ -134,7 +134,7 @@ class TransactionsSource:
         self._transactions.kill(item_id)
 
 
-def _transaction_row(one: TransactionInfo) -> Values:
+def _transaction_row(one: OpenTransaction) -> Values:
     return (
         one.transaction_id,
         one.user,

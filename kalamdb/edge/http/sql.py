@@ -43,6 +43,8 @@ from kalamdb.session.run import SqlRequest, check_request_id
 
 PATH = "/v1/api/sql"
 CLOSE_STREAM_S = 10.0
+CHECKED_WHOLE_MAX_BYTES = 64 << 10
+"""Bodies in which every object is looked at; that takes several times as long as to decode one."""
 _log: Any = structlog.get_logger()
 
 
@@ -280,8 +282,31 @@ def _check_each_field_once(body: bytes) -> None:
     """
     for mark in _MARKS:
         if body.count(mark) > (mark in _KEYS):
-            check_no_duplicates(body)
+            if len(body) <= CHECKED_WHOLE_MAX_BYTES:
+                check_no_duplicates(body)
+            elif _names_twice(body):
+                raise MalformedRequest("the body names a field twice")
             return
+
+
+class _Value:
+    """Stands for any value of a field."""
+
+
+def _names_twice(body: bytes) -> bool:
+    """Of the body's own fields, at the price of decoding it once more."""
+    count = 0
+
+    def value(kind: type, found: object) -> _Value:
+        nonlocal count
+        count += 1
+        return _VALUE
+
+    fields = msgspec.json.decode(body, type=dict[str, _Value], dec_hook=value)
+    return len(fields) != count
+
+
+_VALUE = _Value()
 
 
 def limit_user(users: Buckets, principal: Principal) -> None:

@@ -13,6 +13,7 @@ import structlog
 
 from kalamdb import errors
 from kalamdb.edge import faults
+from kalamdb.edge.http.sql import CHECKED_WHOLE_MAX_BYTES
 from kalamdb.errors import KalamError
 from kalamdb.lib.observe import configure_logging
 from kalamdb.session.run import SqlRequest
@@ -132,6 +133,19 @@ async def test_a_statement_that_quotes_its_own_fields(world: World) -> None:
     text = """SELECT '"sql" "sql" "params"'"""
     assert (await world.sql({"sql": text, "params": ['"sql"']})).status == 200
     assert world.session.asked[0][1].sql == text
+
+
+async def test_fields_of_a_large_body_are_counted(world: World) -> None:
+    nested = [{"sql": '"sql"', "params": ["sql", None]}] * 3_000
+    body = json.dumps({"sql": "SELECT $1", "params": [nested, "request_id"]})
+    assert len(body) > CHECKED_WHOLE_MAX_BYTES
+    assert (await world.sql(body.encode())).status == 200
+    for again in ('"sql": "SELECT 2"', '"p\\u0061rams": null', '"request_id": null'):
+        twice = f'{{"request_id": "a", {body[1:-1]}, {again}}}'
+        status, error = await world.refused(twice.encode())
+        assert (status, error["code"]) == (400, "INVALID_INPUT")
+        assert "twice" in error["message"]
+    assert len(world.session.asked) == 1
 
 
 # ── what is refused ──────────────────────────────────────────────────────────────────────────────

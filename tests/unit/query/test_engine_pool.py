@@ -107,6 +107,7 @@ async def test_memory_is_limited(duo: EnginePool, groups: FakeGroups, text: str)
 
 async def test_a_cancelled_query_stops(duo: EnginePool, groups: FakeGroups) -> None:
     await one(duo, groups)
+    await wait_until(lambda: len(workers()) == 2, what="both workers")
     before = {child.pid for child in workers()}
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(ask(duo, groups, ENDLESS))
