@@ -6,18 +6,23 @@ is known by a matching row beyond the page, which then opens the next one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 
 from kalamdb.errors import ResultTooLarge
 from kalamdb.feed.events import Renderer
 from kalamdb.model.codec import row_reader
 from kalamdb.model.ids import Partition, Seq
+from kalamdb.model.key_range import KeyRange
 from kalamdb.ports import Snapshot
 from kalamdb.sql.bound import LivePlan
 
 LAST_ROWS_BYTES_MAX = 16 << 20
+# Of rows found by a key, which are kept until they can be put in the order of their seqs. More of
+# them are found by seq.
+KEYED_ROWS_MAX = 10_000
+KEYED_BYTES_MAX = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +72,9 @@ class Load:
         *,
         snapshot: Snapshot,
         opened_s: float,
+        ranges: Sequence[KeyRange] | None = None,
     ) -> None:
+        """`ranges` hold every row that matches; None: anywhere."""
         self.snapshot = snapshot
         self.cursor = snapshot.last_change(plan.table, partition)
         self.opened_s = opened_s
@@ -80,6 +87,7 @@ class Load:
         self._rows: list[tuple[Seq, bytes]] = []
         self._size_bytes = 0
         self._ahead: tuple[Seq, bytes] | None = None
+        self._ranges = ranges
         self._source = self._scan(Seq(0))
 
     def close(self) -> None:
@@ -150,11 +158,32 @@ class Load:
         self._number += 1
         return page, tuple(row for _, row in rows)
 
+    def _of_ranges(self, ranges: Sequence[KeyRange]) -> Iterator[bytes | None]:
+        for keys in ranges:
+            for _, raw in self.snapshot.scan_range(self._plan.table, self._partition, keys):
+                yield raw
+
     def _scan(self, after: Seq) -> Iterator[tuple[Seq, bytes | None]]:
         """(seq, JSON) of each row after `after`; None for a row that does not match."""
         where, render = self._plan.where, self._render.row
         newest = isinstance(self._wanted, Newest)
         read = row_reader(self._plan.table)
+        if self._ranges is not None:
+            keyed = _Keyed()
+            for raw in self._of_ranges(self._ranges):
+                if raw is not None:
+                    seq, row = read(raw)
+                    if row is not None and seq > after and (where is None or where(row, seq)):
+                        keyed.add(seq, raw)
+                        if keyed.is_full:
+                            break
+                yield after, None
+            else:
+                for seq, raw in keyed.ordered(newest_first=newest):
+                    row = read(raw)[1]
+                    assert row is not None
+                    yield seq, render(row, seq)
+                return
         for raw in self.snapshot.scan_by_seq(
             self._plan.table, self._partition, after, newest_first=newest
         ):
@@ -163,3 +192,23 @@ class Load:
                 yield seq, None
             else:
                 yield seq, render(row, seq)
+
+
+@dataclass(slots=True)
+class _Keyed:
+    """Matching rows found by key, on their way into the order of seqs."""
+
+    rows: list[tuple[Seq, bytes]] = field(default_factory=list[tuple[Seq, bytes]])
+    size_bytes: int = 0
+
+    def add(self, seq: Seq, raw: bytes) -> None:
+        self.rows.append((seq, raw))
+        self.size_bytes += len(raw)
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.rows) > KEYED_ROWS_MAX or self.size_bytes > KEYED_BYTES_MAX
+
+    def ordered(self, *, newest_first: bool) -> list[tuple[Seq, bytes]]:
+        self.rows.sort(reverse=newest_first)
+        return self.rows

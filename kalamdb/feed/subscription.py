@@ -138,6 +138,10 @@ class Outlet(Protocol):
         ...
 
 
+def _unknown() -> bool:
+    return False
+
+
 class Subscription:
     """One live query of one client. Its owner steps it while `wants_step`, and closes it."""
 
@@ -153,8 +157,11 @@ class Subscription:
         outlet: Outlet,
         limits: FeedLimits,
         prefix: bytes | None = None,
+        is_current: Callable[[], bool] = _unknown,
     ) -> None:
-        """`snapshot` takes one of the group, at its position; `prefix` opens the change frames."""
+        """`snapshot` takes one of the group, at its position; `prefix` opens the change frames.
+        `is_current`: does the group know no newer definition of the table, right now?
+        """
         self.id = subscription_id
         self.plan = plan
         self.partition = partition
@@ -165,6 +172,7 @@ class Subscription:
         self.stage = Stage.NEW
         self._start = start
         self._snapshot = snapshot
+        self._is_current = is_current
         self._hub = hub
         self._outlet = outlet
         self._limits = limits
@@ -279,13 +287,17 @@ class Subscription:
                 wanted = Whole(resume.batch_rows)
             case (Whole() | Newest()) as wanted:
                 pass
+        snapshot = self._snapshot()
+        # Asked after the snapshot was taken: an index that stands now stood in it.
+        by_key = self.plan.ranges is not None and self._is_current()
         self._load = Load(
             self.plan,
             self.partition,
             self._render,
             wanted,
-            snapshot=self._snapshot(),
+            snapshot=snapshot,
             opened_s=now_s,
+            ranges=self.plan.ranges if by_key else None,
         )
         self.position = Seq(0)  # who is cut off while loading has to load again
         self.stage = Stage.LOADING

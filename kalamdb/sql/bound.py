@@ -213,6 +213,7 @@ class LivePlan:
     `shape` is equal for subscriptions that may share serialised events (table, columns, bound
     filter). `equality`: a column and the key bytes of the value it must have, where the filter says
     so; rows with another value never match. A column may have another name here (an alias).
+    `ranges`: where all matching rows stand, if the filter gives leading values of a key of `table`.
     """
 
     table: TableDef
@@ -220,6 +221,7 @@ class LivePlan:
     where: Predicate | None
     shape: str
     equality: tuple[int, bytes] | None = None
+    ranges: tuple[KeyRange, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,10 @@ from sqlglot import exp
 
 from kalamdb.errors import InvalidParameter, TypeMismatch, Unsupported, ValueOutOfRange
 from kalamdb.model.catalog import CatalogView
+from kalamdb.model.key_range import KeyRange
 from kalamdb.model.table import Column, TableDef
 from kalamdb.model.types import Kind
+from kalamdb.sql.access_path import find_path
 from kalamdb.sql.bound import Env, LivePlan, Predicate, ReevaluatedPlan
 from kalamdb.sql.change import condition
 from kalamdb.sql.engine_query import scan_select
@@ -112,7 +114,19 @@ def _incremental(
     except NotCompilable:
         return None
     shape = f"{table.id}@{table.version} {_shape(syntax, columns, table, env)}"
-    return LivePlan(table, columns, predicate, shape, _equality(conditions, scope, env))
+    equality = _equality(conditions, scope, env)
+    ranges = _ranges(conditions, scope, syntax.parameters, env)
+    return LivePlan(table, columns, predicate, shape, equality, ranges)
+
+
+def _ranges(
+    conditions: Sequence[Any], scope: TableScope, parameters: int, env: Env
+) -> tuple[KeyRange, ...] | None:
+    """Where to load from. A range alone may be nearly everything, and the newest rows are found
+    sooner by seq then.
+    """
+    found = find_path(conditions, scope, parameters, (), limited=False)
+    return tuple(found.path.ranges(env)) if found is not None and found.path.fixed else None
 
 
 def _columns(nodes: Sequence[Any], scope: TableScope) -> tuple[Column, ...] | None:

@@ -11,6 +11,7 @@ from kalamdb.lib.clock import Clock, Ids
 from kalamdb.model.catalog import DEFAULT_NAMESPACE, CatalogView
 from kalamdb.model.ids import Partition
 from kalamdb.model.principal import Principal
+from kalamdb.model.table import TableDef
 from kalamdb.ports import Snapshot
 from kalamdb.sql.bound import Env, LivePlan, ReevaluatedPlan
 from kalamdb.sql.statement import Select, Statement
@@ -23,6 +24,8 @@ class LiveGroups(Protocol):
     def catalog(self) -> CatalogView: ...
 
     def barrier(self, partition: Partition) -> Awaitable[object] | None: ...
+
+    def get(self, table: TableDef, partition: Partition, pk: bytes) -> bytes | None: ...
 
     def snapshot(self, partition: Partition) -> Snapshot: ...
 

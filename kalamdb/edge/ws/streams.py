@@ -45,6 +45,7 @@ from kalamdb.lib.clock import Clock
 from kalamdb.model.catalog import CatalogView
 from kalamdb.model.ids import Partition, Seq, TableId, TenantId
 from kalamdb.model.principal import Principal
+from kalamdb.model.table import TableDef
 from kalamdb.sql.bound import LivePlan, ReevaluatedPlan
 
 # Larger pages are packed in a thread: a megabyte takes ten milliseconds.
@@ -277,7 +278,15 @@ class Streams:
             outlet=self,
             limits=services.limits.feed,
             prefix=self._outbox.prefix(event_prefix(wish.id)),
+            is_current=partial(self._is_current, plan.table, partition),
         )
+
+    def _is_current(self, table: TableDef, partition: Partition) -> bool:
+        try:
+            self._services.groups.get(table, partition, b"")  # no row has an empty key
+        except KalamError:
+            return False  # its load goes by seq; the feed ends it if it must end
+        return True
 
     def _evaluated(
         self, wish: protocol.Wish, plan: ReevaluatedPlan, start: Start
