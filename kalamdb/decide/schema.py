@@ -23,7 +23,13 @@ from kalamdb.errors import (
     UnknownTable,
 )
 from kalamdb.model import codec, keys
-from kalamdb.model.catalog import DEFAULT_NAMESPACE, CatalogView, Namespace, Placement
+from kalamdb.model.catalog import (
+    DEFAULT_NAMESPACE,
+    RESERVED_NAMESPACES,
+    CatalogView,
+    Namespace,
+    Placement,
+)
 from kalamdb.model.command import Outcome
 from kalamdb.model.ids import Seq, TableId
 from kalamdb.model.table import TableDef
@@ -82,7 +88,7 @@ def create_namespace(draft: Draft, work: CreateNamespace, catalog: CatalogView) 
         if work.if_not_exists:
             return done(draft, 0)
         raise AlreadyExists("namespace", work.name)
-    if work.name.lower() in records.RESERVED_NAMESPACES:
+    if work.name.lower() in RESERVED_NAMESPACES | {DEFAULT_NAMESPACE}:
         raise InvalidDefinition(f"the namespace name {work.name} is reserved")
     made = Namespace(work.name, draft.wall_ms)
     put_record(draft, catalog, records.namespace_key(work.name), encode_namespace(made))

@@ -21,6 +21,12 @@ from kalamdb.model.ids import SLOTS, GroupId, Slot, TableId
 from kalamdb.model.principal import Role
 from kalamdb.model.table import TableDef
 
+_RESERVED_NAMESPACES = """
+system sys root kalamdb kalam main sql admin internal information_schema pg_catalog datafusion
+all_users
+"""
+RESERVED_NAMESPACES = frozenset(_RESERVED_NAMESPACES.split())
+"""Namespaces nobody makes, nor tables in them."""
 DEFAULT_NAMESPACE = "default"  # always there: it cannot be created or dropped
 
 

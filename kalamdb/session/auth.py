@@ -52,6 +52,7 @@ from kalamdb.session.tokens import (
     Claims,
     TokenCache,
     TokenKind,
+    check_times,
     names,
     stands,
 )
@@ -214,12 +215,7 @@ class Authenticator:
             and isinstance(email, str | None)
         ):
             raise InvalidCredentials("the token is not valid")
-        expires_ms, issued_ms, begins_ms = jws.times_ms(said)
-        now_ms = self._clock.wall_ms()
-        if expires_ms + LEEWAY_MS <= now_ms:
-            raise TokenExpired()
-        if max(issued_ms, begins_ms) > now_ms + LEEWAY_MS:
-            raise InvalidCredentials("the token is not valid yet")
+        expires_ms, _ = check_times(said, self._clock.wall_ms())
         return Claims(subject, role, epoch, TokenKind(kind), expires_ms, issuer, email)
 
     def _signed(self, user: User, kind: TokenKind, now_s: int, expires_s: int) -> str:

@@ -17,11 +17,9 @@ from kalamdb.query.system import Values
 from kalamdb.session.permissions import may_read
 from kalamdb.session.system_catalog import (
     default_text,
-    json_text,
+    definition_facts,
     key_position,
-    kind_of,
     names_of,
-    options_of,
     stored_tables,
 )
 from kalamdb.sql.virtual import (
@@ -101,13 +99,7 @@ def tables(catalog: CatalogView, principal: Principal) -> Iterator[Values]:
             "NO",
             None,
             table.namespace,
-            kind_of(table),
-            table.options.storage_id if stored else None,
-            table.version,
-            json_text(options_of(table)),
-            None,
-            None,
-            table.created_ms * 1000,
+            *definition_facts(table),
         )
 
     for view in visible_views(catalog, principal):

@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from kalamdb.config import OidcSettings
-from kalamdb.errors import InvalidCredentials, TokenExpired
+from kalamdb.errors import InvalidCredentials
 from kalamdb.lib.clock import Clock
 from kalamdb.model.catalog import CatalogView, Identity, User
 from kalamdb.model.principal import Role
 from kalamdb.session import jws
 from kalamdb.session.jwks import IssuerKeys
 from kalamdb.session.permissions import is_subject
-from kalamdb.session.tokens import LEEWAY_MS, PASSING_EPOCH
+from kalamdb.session.tokens import LEEWAY_MS, PASSING_EPOCH, check_times
 
 _REQUIRED = ("sub", "iss", "aud", "exp", "iat")
 
@@ -81,12 +81,8 @@ class OutsideTokens:
         subject, email = said["sub"], said.get("email")
         if not (isinstance(subject, str) and audience in _audiences(said["aud"])):
             raise InvalidCredentials("the token is not meant for this server")
-        expires_ms, issued_ms, begins_ms = jws.times_ms(said)
         now_ms = self._clock.wall_ms()
-        if expires_ms + LEEWAY_MS <= now_ms:
-            raise TokenExpired()
-        if max(issued_ms, begins_ms) > now_ms + LEEWAY_MS:
-            raise InvalidCredentials("the token is not valid yet")
+        expires_ms, issued_ms = check_times(said, now_ms)
         if expires_ms > now_ms + self._lifetime_max_ms + LEEWAY_MS:
             raise InvalidCredentials("the token lives longer than auth.oidc.token_lifetime_max_s")
         if not is_subject(subject):

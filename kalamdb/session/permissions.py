@@ -16,7 +16,7 @@ from typing import assert_never
 
 from kalamdb.config import check_endpoint
 from kalamdb.errors import InvalidDefinition, PermissionDenied
-from kalamdb.model.catalog import Identity, User
+from kalamdb.model.catalog import DEFAULT_NAMESPACE, RESERVED_NAMESPACES, Identity, User
 from kalamdb.model.principal import Principal, Role
 from kalamdb.model.table import AccessLevel, TableDef
 from kalamdb.sql.statement import (
@@ -244,11 +244,6 @@ def _need(principal: Principal, role: Role, action: str) -> None:
 
 # ── names ────────────────────────────────────────────────────────────────────────────────────────
 
-_RESERVED_NAMESPACES = """
-system sys root kalamdb kalam main default sql admin internal information_schema pg_catalog
-datafusion all_users
-"""
-RESERVED_NAMESPACES = frozenset(_RESERVED_NAMESPACES.split())
 _SUBJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@|-]{0,127}")
 RESERVED_USERS = frozenset({"root", "system", "anonymous"})
 USER_NAME_LENGTH_MAX = 128
@@ -262,7 +257,7 @@ def check_namespace_name(name: str) -> None:
         raise InvalidDefinition(
             f"namespace name {name!r}: use 1 to 64 of A-Z a-z 0-9 _ and begin with a letter"
         )
-    if name.lower() in RESERVED_NAMESPACES:
+    if name.lower() in RESERVED_NAMESPACES | {DEFAULT_NAMESPACE}:
         raise InvalidDefinition(f"namespace name {name} is reserved")
 
 

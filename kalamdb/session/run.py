@@ -157,17 +157,6 @@ def single(answer: Answer, as_user: str) -> Result:
     return answers.affected(answer.verb, outcome.affected, as_user, outcome.seq)
 
 
-def summaries(done: list[Affected], user: str) -> list[bytes]:
-    """Totals of a batch by kind, in the order inserted, updated, deleted."""
-    results: list[bytes] = []
-    for verb in answers.VERBS:
-        parts = [each.outcome for each in done if each.verb == verb]
-        if parts:
-            total = sum(outcome.affected for outcome in parts)
-            results.append(answers.affected(verb, total, user, parts[-1].seq))
-    return results
-
-
 def tag_of(run: Run) -> RequestTag | None:
     """Names the statement for exactly-once retries; None without a request id, and inside a
     transaction, where the id is for its COMMIT.

@@ -161,18 +161,20 @@ def _default(default: Default | None) -> object:
 
 def tables(catalog: CatalogView) -> Iterator[Values]:
     for table in (*stored_tables(catalog), *VIRTUAL_TABLES.values()):
-        stored = not isinstance(table, VirtualTable)
-        yield (
-            table.namespace,
-            table.name,
-            kind_of(table),
-            table.options.storage_id if stored else None,
-            table.version,
-            json_text(options_of(table)),
-            None,
-            None,
-            table.created_ms * 1000,
-        )
+        yield (table.namespace, table.name, *definition_facts(table))
+
+
+def definition_facts(table: TableDef) -> Values:
+    """Kind, storage, version, options, comment and last change (nobody keeps them), creation."""
+    return (
+        kind_of(table),
+        None if isinstance(table, VirtualTable) else table.options.storage_id,
+        table.version,
+        json_text(options_of(table)),
+        None,
+        None,
+        table.created_ms * 1000,
+    )
 
 
 def columns(catalog: CatalogView) -> Iterator[Values]:

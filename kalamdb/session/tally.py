@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from kalamdb.session.run import Affected, summaries
+from kalamdb.session import answers
+from kalamdb.session.run import Affected
 from kalamdb.sql.statement import (
     Begin,
     Commit,
@@ -56,4 +57,10 @@ class Tally:
 
     def results(self, user: str) -> list[bytes]:
         """Totals by kind, in the order inserted, updated, deleted."""
-        return summaries(self._done, user)
+        results: list[bytes] = []
+        for verb in answers.VERBS:
+            parts = [each.outcome for each in self._done if each.verb == verb]
+            if parts:
+                total = sum(outcome.affected for outcome in parts)
+                results.append(answers.affected(verb, total, user, parts[-1].seq))
+        return results

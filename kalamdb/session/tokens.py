@@ -8,14 +8,31 @@ is withdrawn, all its tokens are verified again.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
+from kalamdb.errors import InvalidCredentials, TokenExpired
 from kalamdb.model.catalog import CatalogView, User
 from kalamdb.model.principal import Principal, Role
+from kalamdb.session import jws
 
 LEEWAY_MS = 60_000
 PASSING_EPOCH = 0  # of who signs in at the outside issuer and is not stored; stored users have more
+
+
+def check_times(said: Mapping[str, Any], now_ms: int) -> tuple[int, int]:
+    """When a token with these claims expires and was issued, in Unix ms; ours or an outside one.
+
+    Raises: TokenExpired; InvalidCredentials for one that is not valid yet.
+    """
+    expires_ms, issued_ms, begins_ms = jws.times_ms(said)
+    if expires_ms + LEEWAY_MS <= now_ms:
+        raise TokenExpired()
+    if max(issued_ms, begins_ms) > now_ms + LEEWAY_MS:
+        raise InvalidCredentials("the token is not valid yet")
+    return expires_ms, issued_ms
 
 
 class TokenKind(Enum):

@@ -16,6 +16,7 @@ from typing import Any
 from sqlglot import exp
 
 from kalamdb.errors import InvalidDefinition, TypeMismatch, Unsupported
+from kalamdb.model.catalog import RESERVED_NAMESPACES
 from kalamdb.model.ids import TableId
 from kalamdb.model.table import (
     NAME_LENGTH_MAX,
@@ -43,13 +44,6 @@ from kalamdb.sql.scope import NO_ENV, NoColumns, NotCompilable
 from kalamdb.sql.statement import CreateTable
 from kalamdb.sql.syntax import Constant, Fragment
 from kalamdb.sql.table_options import read_options
-
-_RESERVED_NAMESPACES = """
-system sys root kalamdb kalam main sql admin internal information_schema pg_catalog datafusion
-all_users
-"""
-RESERVED_NAMESPACES = frozenset(_RESERVED_NAMESPACES.split())
-"""Namespaces nobody makes tables in. `default` exists from the start and can be used."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _OTHER_WORDS = "tables tablespace index view schema database excluded"

@@ -15,11 +15,11 @@ from sqlglot import exp
 from sqlglot.tokenizer_core import TokenType
 
 from kalamdb.errors import InvalidDefinition, InvalidStatement, StillNeeded, Unsupported
-from kalamdb.model.catalog import CatalogView, ViewDef
+from kalamdb.model.catalog import RESERVED_NAMESPACES, CatalogView, ViewDef
 from kalamdb.model.ids import TableId
 from kalamdb.model.table import COLUMNS_MAX, TableDef
 from kalamdb.sql import dialect
-from kalamdb.sql.ddl import RESERVED_NAMESPACES, check_name
+from kalamdb.sql.ddl import check_name
 from kalamdb.sql.dml import read_query
 from kalamdb.sql.query_shape import base_tables
 from kalamdb.sql.reader import Reader

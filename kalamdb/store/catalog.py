@@ -43,23 +43,6 @@ from kalamdb.store.kv import KeyReader, prefix_end
 
 _T = TypeVar("_T")
 
-RESERVED_NAMESPACES = frozenset(
-    (
-        "system",
-        "sys",
-        "root",
-        "kalamdb",
-        "kalam",
-        "main",
-        "default",
-        "sql",
-        "admin",
-        "internal",
-        "information_schema",
-        "pg_catalog",
-        "datafusion",
-    )
-)
 RESERVED_USERS = frozenset(("system", "anonymous"))
 
 FIRST_CATALOG = replace(

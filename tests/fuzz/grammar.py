@@ -17,7 +17,7 @@ from kalamdb.model.principal import Role
 from tests.fuzz import definitions, queries, writes
 from tests.fuzz.speaker import Speaker
 from tests.fuzz.spelling import KINDS, spelled
-from tests.property.grammar import SCRAPS, junk, wide_text
+from tests.property.grammar import SCRAPS, broken_once, junk, wide_text
 
 ROLES: Mapping[str, Role] = {
     "alice": Role.USER,
@@ -279,28 +279,3 @@ def broken(speaker: Speaker, dice: Random) -> Request:
     namespace = dice.choice((None, None, "app", "nowhere", "", "a.b"))
     opened = dice.choice(("new", "nope", "")) if dice.random() < 0.03 else None
     return Request(speaker.user, BROKEN, text, params, None, namespace, opened)
-
-
-def broken_once(dice: Random, text: str) -> str:
-    words = text.split(" ")
-    at = dice.randrange(len(words))
-    scrap = dice.choice(SCRAPS)
-    match dice.randint(0, 7):
-        case 0:
-            del words[at]
-        case 1:
-            words.insert(at, words[at])
-        case 2:
-            words.insert(at, scrap)
-        case 3:
-            words[at] = scrap
-        case 4:
-            del words[at:]
-        case 5:
-            other = dice.randrange(len(words))
-            words[at], words[other] = words[other], words[at]
-        case 6:
-            return text[: dice.randint(0, len(text))]
-        case _:
-            return text.replace(dice.choice(("(", ")", ",", "'", " ", "=")), scrap, 1)
-    return " ".join(words)

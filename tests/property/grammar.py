@@ -397,18 +397,18 @@ def broken(seed: int) -> Request:
     else:
         text = writer.statement()
         for _ in range(writer.one(1, 1, 2, 3)):
-            text = broken_once(writer, text)
+            text = broken_once(writer.dice, text)
     params: list[Any] | None = writer.params or None
     if writer.chance(3):
         params = [junk(writer.dice) for _ in range(writer.dice.randint(0, 4))]
     return Request(text, params, None, writer.one(None, None, "app", "nowhere", "", "a.b"))
 
 
-def broken_once(writer: Writer, text: str) -> str:
+def broken_once(dice: Random, text: str) -> str:
     words = text.split(" ")
-    at = writer.dice.randrange(len(words))
-    scrap = writer.one(*SCRAPS)
-    match writer.dice.randint(0, 7):
+    at = dice.randrange(len(words))
+    scrap = dice.choice(SCRAPS)
+    match dice.randint(0, 7):
         case 0:
             del words[at]
         case 1:
@@ -420,12 +420,12 @@ def broken_once(writer: Writer, text: str) -> str:
         case 4:
             del words[at:]
         case 5:
-            other = writer.dice.randrange(len(words))
+            other = dice.randrange(len(words))
             words[at], words[other] = words[other], words[at]
         case 6:
-            return text[: writer.dice.randint(0, len(text))]
+            return text[: dice.randint(0, len(text))]
         case _:
-            return text.replace(writer.one("(", ")", ",", "'", " ", "="), scrap, 1)
+            return text.replace(dice.choice(("(", ")", ",", "'", " ", "=")), scrap, 1)
     return " ".join(words)
 
 
