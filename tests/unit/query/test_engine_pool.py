@@ -9,7 +9,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import psutil
@@ -46,6 +47,16 @@ async def duo() -> AsyncIterator[EnginePool]:
     )
     yield found
     await found.close()
+
+
+@asynccontextmanager
+async def closing_pool(settings: PoolSettings) -> AsyncGenerator[EnginePool]:
+    """A pool that leaves no process to the next test, however this one ends."""
+    pool = EnginePool(settings)
+    try:
+        yield pool
+    finally:
+        await pool.close()
 
 
 async def ask(pool: EnginePool, groups: FakeGroups, text: str) -> ScanResult:
@@ -186,15 +197,16 @@ async def test_the_line_is_bounded(duo: EnginePool, groups: FakeGroups) -> None:
     assert duo.statistics().waiting == 0
 
 
-async def test_time_in_line_is_no_time_of_the_query(groups: FakeGroups) -> None:
-    pool = EnginePool(PoolSettings(workers_max=1, timeout_s=2))
-    await one(pool, groups)
-    async with asyncio.TaskGroup() as tasks:
+async def test_time_in_line_has_its_own_limit(groups: FakeGroups) -> None:
+    settings = PoolSettings(workers_max=1, timeout_s=0.5)
+    async with closing_pool(settings) as pool, asyncio.TaskGroup() as tasks:
         running = tasks.create_task(failed(pool, groups, ENDLESS))
-        waiting = tasks.create_task(failed(pool, groups, ENDLESS))
-    assert isinstance(running.result(), QueryTimeout)
-    assert isinstance(waiting.result(), Overloaded)
-    await pool.close()
+        await wait_until(lambda: pool.statistics().busy == 1, what="a worker that starts")
+        (child,) = workers()
+        child.suspend()  # never ready: the time of its query does not begin
+        assert isinstance(await failed(pool, groups, "SELECT 1 AS one"), Overloaded)
+        child.kill()
+        assert isinstance(await running, Unavailable)
 
 
 async def failed(pool: EnginePool, groups: FakeGroups, text: str) -> KalamError | None:
@@ -206,28 +218,27 @@ async def failed(pool: EnginePool, groups: FakeGroups, text: str) -> KalamError 
 
 
 async def test_idle_workers_end(groups: FakeGroups) -> None:
-    pool = EnginePool(PoolSettings(idle_s=0.05))
-    for _ in range(2):
-        assert await one(pool, groups) == b'[["1"]]'
-        await wait_until(lambda: pool.statistics().workers == 0, what="the workers at rest")
-        await wait_until(lambda: workers() == [], what="their processes gone")
-    await pool.close()
+    async with closing_pool(PoolSettings(idle_s=0.05)) as pool:
+        for _ in range(2):
+            assert await one(pool, groups) == b'[["1"]]'
+            await wait_until(lambda: pool.statistics().workers == 0, what="the workers at rest")
+            await wait_until(lambda: workers() == [], what="their processes gone")
 
 
 async def test_closing_ends_everything(groups: FakeGroups) -> None:
-    pool = EnginePool(PoolSettings(workers_max=1))
-    await one(pool, groups)
-    async with asyncio.TaskGroup() as tasks:
-        running = tasks.create_task(failed(pool, groups, ENDLESS))
-        await wait_until(lambda: pool.statistics().busy == 1, what="the query at a worker")
-        waiting = tasks.create_task(failed(pool, groups, ENDLESS))
-        await wait_until(lambda: pool.statistics().waiting == 1, what="a query in line")
-        await pool.close()
-    assert isinstance(running.result(), Unavailable)
-    assert isinstance(waiting.result(), Unavailable)
-    assert workers() == []
-    with pytest.raises(Unavailable):
+    async with closing_pool(PoolSettings(workers_max=1)) as pool:
         await one(pool, groups)
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(failed(pool, groups, ENDLESS))
+            await wait_until(lambda: pool.statistics().busy == 1, what="the query at a worker")
+            waiting = tasks.create_task(failed(pool, groups, ENDLESS))
+            await wait_until(lambda: pool.statistics().waiting == 1, what="a query in line")
+            await pool.close()
+        assert isinstance(running.result(), Unavailable)
+        assert isinstance(waiting.result(), Unavailable)
+        assert workers() == []
+        with pytest.raises(Unavailable):
+            await one(pool, groups)
 
 
 async def test_a_worker_that_cannot_start(
