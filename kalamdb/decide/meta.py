@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from kalamdb.decide import audit, schema, users, views
+from kalamdb.decide import audit, nodes, schema, users, views
 from kalamdb.decide.draft import Draft
 from kalamdb.errors import Conflict
 from kalamdb.model import work
@@ -19,6 +19,12 @@ NEEDS_NO_ROOM = (
     work.DropViews,
     work.DropNamespace,
     work.DropUser,
+    work.PutNode,  # a full disk is mended by another node
+    work.ActivateNode,
+    work.DrainNode,
+    work.RemoveNode,
+    work.PutMembers,
+    work.PutReplication,
     work.PutAudit,
     work.TrimAudit,
 )
@@ -49,6 +55,15 @@ def decide_meta(
             return schema.drop_table(draft, asked, view)
         case work.PutPlacement():
             return schema.put_placement(draft, asked, view)
+        case (
+            work.PutNode()
+            | work.ActivateNode()
+            | work.DrainNode()
+            | work.RemoveNode()
+            | work.PutMembers()
+            | work.PutReplication()
+        ):
+            return nodes.decide_nodes(draft, asked, view)
         case work.PutUser():
             return users.put_user(draft, asked, view)
         case work.DropUser():

@@ -17,7 +17,7 @@ from kalamdb.errors import (
     UnknownNamespace,
     UnknownTable,
 )
-from kalamdb.model.ids import SLOTS, GroupId, Slot, TableId
+from kalamdb.model.ids import SLOTS, GroupId, NodeId, Slot, TableId
 from kalamdb.model.principal import Role
 from kalamdb.model.table import TableDef
 
@@ -79,14 +79,66 @@ class User:
         return AuthType.PASSWORD if self.password_hash else AuthType.INTERNAL
 
 
+class NodeState(Enum):
+    """What is meant to become of a node. Its members of groups follow, one change at a time."""
+
+    JOINING = "joining"  # its copy of the catalog is not current yet
+    ACTIVE = "active"
+    DRAINING = "draining"  # its members go to other nodes
+    REMOVED = "removed"  # its id may be taken by another disk
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRecord:
+    """A data node. `uuid` is of its data directory, empty until it has said so; `rpc` and `http`
+    are HOST:PORT, `http` empty until known. `since_ms`: when `state` was entered, Unix time.
+    """
+
+    id: NodeId
+    uuid: str
+    rpc: str
+    http: str
+    state: NodeState
+    since_ms: int
+
+    @property
+    def holds(self) -> bool:
+        """It is one of the cluster's nodes: a copy of the catalog belongs on it."""
+        return self.state is not NodeState.REMOVED
+
+
+MEMBERS_ALLOWED = (1, 3, 5)
+"""How many voters a group may have; two tolerate no more than one."""
+REPLICATION = 3  # of a new cluster
+
+
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """slot → data group. Data groups are 1…`groups`; slots are cut into equal ranges."""
+    """slot → data group, group → voters. Data groups are 1…`groups`; slots are cut into equal
+    ranges.
+
+    `voters` are those the cluster began with, `members` those a group is meant to have since, the
+    preferred leader first. `replication`: how many it should have, where there are nodes for it.
+    """
 
     cluster_id: str
     groups: int
     voters: tuple[int, ...]
     moved: Mapping[Slot, GroupId] = field(default_factory=dict[Slot, GroupId])
+    members: Mapping[GroupId, tuple[NodeId, ...]] = field(
+        default_factory=dict[GroupId, tuple[NodeId, ...]]
+    )
+    replication: int = REPLICATION
+
+    def voters_of(self, group: GroupId) -> tuple[NodeId, ...]:
+        """The voters a group is meant to have, META_GROUP too."""
+        found = self.members.get(group)
+        return tuple(map(NodeId, self.voters)) if found is None else found
+
+    def held_by(self, node: NodeId) -> tuple[GroupId, ...]:
+        """The groups `node` is meant to vote in."""
+        numbers = map(GroupId, range(self.groups + 1))
+        return tuple(group for group in numbers if node in self.voters_of(group))
 
     def group_of(self, slot: Slot) -> GroupId:
         moved = self.moved.get(slot)
@@ -124,7 +176,7 @@ class CatalogView:
     steps: new tables, and by the id of an active one the definition that is to replace it.
     `history` holds the definitions that were replaced, by version, as stored bytes
     (`catalog_codec.decode_replaced`). `users` are those who may sign in; `dropped_users` are only
-    names that are kept.
+    names that are kept. `nodes` are all that ever joined, removed ones too.
     """
 
     version: int
@@ -139,6 +191,7 @@ class CatalogView:
     history: Mapping[TableId, Mapping[int, bytes]] = field(
         default_factory=dict[TableId, Mapping[int, bytes]]
     )
+    nodes: Mapping[NodeId, NodeRecord] = field(default_factory=dict[NodeId, NodeRecord])
 
     def table(self, namespace: str, name: str, kind: str = "table") -> TableDef:
         """Raises UnknownTable (UnknownNamespace when there is no such namespace), InvalidStatement

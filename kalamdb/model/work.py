@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from kalamdb.model.audit import AuditEntry
 from kalamdb.model.catalog import Identity, ViewDef
 from kalamdb.model.change import Row
-from kalamdb.model.ids import Partition, Seq, Slot, TableId
+from kalamdb.model.ids import GroupId, NodeId, Partition, Seq, Slot, TableId
 from kalamdb.model.table import TableDef
 
 Returning = Callable[[Row, Seq], tuple[object, ...]]
@@ -293,6 +293,61 @@ class PutPlacement:
 
 
 @dataclass(frozen=True, slots=True)
+class PutNode:
+    """Meta: a node joins (`join`), or a node of the cluster says who and where it is. Empty `uuid`
+    and `http` are not known yet, and change nothing that is.
+
+    Refused when another disk says it is a node that was not removed.
+    """
+
+    node: NodeId
+    rpc: str
+    uuid: str = ""
+    http: str = ""
+    join: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ActivateNode:
+    """Meta: a joining node's catalog is current; it may hold members of groups."""
+
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class DrainNode:
+    """Meta: from now on the node's leaders and members go to others; refused when too few nodes
+    would be left for the voters that groups have.
+    """
+
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveNode:
+    """Meta: the node is none of the cluster's any more; refused while it is to hold members."""
+
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class PutMembers:
+    """Meta: the voters these groups are meant to have, the preferred leader first."""
+
+    members: Mapping[GroupId, tuple[NodeId, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class PutReplication:
+    """Meta: how many voters a group is meant to have: 1, 3 or 5."""
+
+    voters: int
+
+
+NodeWork = PutNode | ActivateNode | DrainNode | RemoveNode | PutMembers | PutReplication
+
+
+@dataclass(frozen=True, slots=True)
 class PutUser:
     """Meta: create (`create`) or change a user; None fields stay as they are; every change bumps
     the epoch. `sign_out` makes tokens of an outside issuer void that are older than now.
@@ -347,6 +402,7 @@ MetaWork = (
     | PutNamespace
     | DropTable
     | PutPlacement
+    | NodeWork
     | PutUser
     | DropUser
     | PutAudit

@@ -145,16 +145,38 @@ class Affected:
     outcome: Outcome
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Statements `start` to `stop` (not included) of a request of many, counted from 0, with what
+    those before them set.
+    """
+
+    start: int
+    stop: int
+    namespace: str
+    stale: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a piece gave: its results, and what its writes came to by verb."""
+
+    results: list[bytes]
+    totals: list[Affected]
+
+
 Result = bytes | HeldAnswer
 Answer = Result | Affected
 
 
 def single(answer: Answer, as_user: str) -> Result:
     """The result of a statement that stands alone."""
-    if not isinstance(answer, Affected):
-        return answer
-    outcome = answer.outcome
-    return answers.affected(answer.verb, outcome.affected, as_user, outcome.seq)
+    return written(answer, as_user) if isinstance(answer, Affected) else answer
+
+
+def written(affected: Affected, as_user: str) -> bytes:
+    outcome = affected.outcome
+    return answers.affected(affected.verb, outcome.affected, as_user, outcome.seq)
 
 
 def tag_of(run: Run) -> RequestTag | None:

@@ -15,7 +15,8 @@ There is no branch by protocol here. Text and role are looked at by steps 3 and 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
 
 from kalamdb.errors import InvalidStatement, KalamError, ParamsWithBatch
 from kalamdb.lib.clock import Clock, Ids
@@ -34,6 +35,8 @@ from kalamdb.session.run import (
     Affected,
     Answer,
     Conversation,
+    Done,
+    Piece,
     Result,
     Run,
     SessionLimits,
@@ -169,28 +172,62 @@ class Session:
         if run.transaction is not None:
             self._control.check_request_id(run, statements)
         if run.keeps:
-            return await self._in_order(run, statements)
+            return await self._all_of(run, statements)
+        async with self._closed_at_end(run):
+            return await self._all_of(run, statements)
+
+    @asynccontextmanager
+    async def _closed_at_end(self, run: Run) -> AsyncGenerator[None]:
+        """A transaction that was begun here has to be over at the end. Raises
+        TransactionMisused.
+        """
         try:
-            results = await self._in_order(run, statements)
+            yield
             if run.transaction is not None:
                 raise TransactionMisused(
                     "the transaction was rolled back: its COMMIT has to stand in the same request,"
                     ' or the request begins it with "transaction_id": "new"'
                 )
-            return results
         finally:
             self._control.roll_back(run)
 
-    async def _in_order(self, run: Run, statements: Sequence[Statement]) -> list[Result]:
+    async def piece(self, principal: Principal, request: SqlRequest, piece: Piece) -> Done:
+        """Some statements of a request, the others being carried out elsewhere. Raises as
+        `execute` does.
+        """
+        run = Run(principal, request, piece.namespace, self._groups)
+        if piece.stale:
+            run.reads = self._stale
+        statements = await self._data.off_loop(run, lambda: parse.parse(request.sql))
+        run.ahead = statements
+        try:
+            async with self._closed_at_end(run):
+                results, tally = await self._in_order(
+                    run, statements, range(piece.start, piece.stop)
+                )
+        except KalamError:
+            self.failures += 1
+            raise
+        whole = [one if isinstance(one, bytes) else one.whole() for one in results]
+        return Done(whole, tally.totals())
+
+    async def _all_of(self, run: Run, statements: Sequence[Statement]) -> list[Result]:
         if len(statements) == 1:
             self.statements += 1
             answer = await self._statement(run, statements[0], run.request.sql)
             return [single(answer, run.user)]
+        results, tally = await self._in_order(run, statements, range(len(statements)))
+        return results + tally.results(run.user)
+
+    async def _in_order(
+        self, run: Run, statements: Sequence[Statement], places: range
+    ) -> tuple[list[Result], Tally]:
         run.streams = False
         results: list[Result] = []
         tally = Tally()
         turn_s = self._clock.monotonic_s()
-        for run.number, statement in enumerate(statements):
+        for run.number in places:
+            statement = statements[run.number]
             self.statements += 1
             if self._clock.monotonic_s() - turn_s > TURN_S:
                 await asyncio.sleep(0)  # most statements wait for nothing
@@ -214,7 +251,7 @@ class Session:
                 tally.add(answer)
             else:
                 results.append(answer)
-        return results + tally.results(run.user)
+        return results, tally
 
     # ---- transactions that outlive a request ----------------------------------------------------
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from kalamdb.model.command import Outcome
 from kalamdb.session import answers
-from kalamdb.session.run import Affected
+from kalamdb.session.run import Affected, written
 from kalamdb.sql.statement import (
     Begin,
     Commit,
@@ -55,12 +56,15 @@ class Tally:
                 return at
         return 0
 
-    def results(self, user: str) -> list[bytes]:
-        """Totals by kind, in the order inserted, updated, deleted."""
-        results: list[bytes] = []
+    def totals(self) -> list[Affected]:
+        """By kind, in the order inserted, updated, deleted."""
+        totals: list[Affected] = []
         for verb in answers.VERBS:
             parts = [each.outcome for each in self._done if each.verb == verb]
             if parts:
                 total = sum(outcome.affected for outcome in parts)
-                results.append(answers.affected(verb, total, user, parts[-1].seq))
-        return results
+                totals.append(Affected(verb, Outcome(total, parts[-1].seq)))
+        return totals
+
+    def results(self, user: str) -> list[bytes]:
+        return [written(total, user) for total in self.totals()]

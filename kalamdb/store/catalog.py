@@ -7,6 +7,8 @@
     CATALOG | REVISION | u32 id    the definition that is to replace the active one
     CATALOG | VIEW | u32 id
     CATALOG | TABLE_HISTORY | u32 id | u32 version              one that was replaced
+    CATALOG | NODE | u32 id        CATALOG | MEMBERS | u16 group
+    CATALOG | REPLICATION          how many voters groups are meant to have
 
 `fold` is pure: the applied view follows from applied effects, the view decisions rest on from
 decided ones.
@@ -24,17 +26,23 @@ from kalamdb.model import keys
 from kalamdb.model.catalog import (
     DEFAULT_NAMESPACE,
     EMPTY_CATALOG,
+    REPLICATION,
     CatalogView,
     Namespace,
+    NodeRecord,
+    Placement,
     User,
 )
 from kalamdb.model.command import Effect
-from kalamdb.model.ids import TableId
+from kalamdb.model.ids import GroupId, NodeId, TableId
 from kalamdb.store.catalog_codec import (
     RecordKind,
     TableState,
+    decode_members,
     decode_namespace,
+    decode_node,
     decode_placement,
+    decode_replication,
     decode_table,
     decode_user,
     decode_view,
@@ -52,6 +60,7 @@ FIRST_CATALOG = replace(
 VERSION_KEY = keys.catalog(RecordKind.VERSION)
 PLACEMENT_KEY = keys.catalog(RecordKind.PLACEMENT)
 TABLE_ID_KEY = keys.catalog(RecordKind.TABLE_ID)
+REPLICATION_KEY = keys.catalog(RecordKind.REPLICATION)
 
 
 def namespace_key(name: str) -> bytes:
@@ -78,6 +87,14 @@ def view_key(view: TableId) -> bytes:
     return keys.catalog(RecordKind.VIEW, keys.U32.pack(view))
 
 
+def node_key(node: NodeId) -> bytes:
+    return keys.catalog(RecordKind.NODE, keys.U32.pack(node))
+
+
+def members_key(group: GroupId) -> bytes:
+    return keys.catalog(RecordKind.MEMBERS, keys.U16.pack(group))
+
+
 def load(reader: KeyReader) -> CatalogView:
     """The catalog a group 0 store holds."""
     prefix = bytes([keys.Family.CATALOG])
@@ -92,6 +109,7 @@ def fold(view: CatalogView, effects: Iterable[Effect]) -> CatalogView:
     active, pending = dict(view.tables_by_id), dict(view.pending)
     history = dict(view.history)
     views = {found.id: found for found in view.views.values()}
+    placed: list[_Placed] = []
     touched = False
     for key, value in effects:
         if key[0] != keys.Family.CATALOG:
@@ -129,8 +147,11 @@ def fold(view: CatalogView, effects: Iterable[Effect]) -> CatalogView:
                 views.pop(view_id, None)
                 if value is not None:
                     views[view_id] = decode_view(value)
+            case RecordKind.NODE | RecordKind.MEMBERS | RecordKind.REPLICATION as kind:
+                placed.append((kind, name, value))
     if not touched:
         return view
+    nodes, placement = _fold_nodes(view, placement, placed)
     by_name = {(table.namespace, table.name): table for table in active.values()}
     return CatalogView(
         version,
@@ -143,7 +164,37 @@ def fold(view: CatalogView, effects: Iterable[Effect]) -> CatalogView:
         dropped_users=dropped,
         views={(found.namespace, found.name): found for found in views.values()},
         history=history,
+        nodes=nodes,
     )
+
+
+_Placed = tuple[RecordKind, bytes, bytes | None]
+
+
+def _fold_nodes(
+    view: CatalogView, placement: Placement | None, placed: Iterable[_Placed]
+) -> tuple[Mapping[NodeId, NodeRecord], Placement | None]:
+    """Nodes, and the placement with its members: they stand in records of their own."""
+    before = view.placement
+    nodes = dict(view.nodes)
+    members = {} if before is None else dict(before.members)
+    replication = REPLICATION if before is None else before.replication
+    for kind, name, value in placed:
+        if kind is RecordKind.REPLICATION:
+            replication = REPLICATION if value is None else decode_replication(value)
+        elif kind is RecordKind.MEMBERS:
+            group = GroupId(keys.U16.unpack(name)[0])
+            members.pop(group, None)
+            if value is not None:
+                members[group] = decode_members(value)
+        else:
+            node = NodeId(keys.U32.unpack(name)[0])
+            nodes.pop(node, None)
+            if value is not None:
+                nodes[node] = decode_node(value)
+    if placement is None or (placement.members, placement.replication) == (members, replication):
+        return nodes, placement
+    return nodes, replace(placement, members=members, replication=replication)
 
 
 def _name(raw: bytes) -> str:

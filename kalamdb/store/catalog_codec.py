@@ -12,8 +12,16 @@ from enum import IntEnum
 from typing import Any
 
 from kalamdb.model import codec
-from kalamdb.model.catalog import Identity, Namespace, Placement, User, ViewDef
-from kalamdb.model.ids import GroupId, Slot, TableId
+from kalamdb.model.catalog import (
+    Identity,
+    Namespace,
+    NodeRecord,
+    NodeState,
+    Placement,
+    User,
+    ViewDef,
+)
+from kalamdb.model.ids import GroupId, NodeId, Slot, TableId
 from kalamdb.model.principal import Role
 from kalamdb.model.table import (
     AccessLevel,
@@ -48,6 +56,9 @@ class RecordKind(IntEnum):
     REVISION = 7  # of an active table: the definition that is to replace it
     TABLE_HISTORY = 8  # a definition that was replaced, by table and version
     VIEW = 9
+    NODE = 10
+    MEMBERS = 11  # by group: the voters it is meant to have, instead of the placement's
+    REPLICATION = 12  # how many voters groups are meant to have
 
 
 class TableState(IntEnum):
@@ -351,6 +362,35 @@ def decode_placement(raw: bytes) -> Placement:
     cluster_id, groups, voters, moved = _fields(raw, "placement")
     moves = {Slot(slot): GroupId(group) for slot, group in moved}
     return Placement(cluster_id, groups, tuple(voters), moves)
+
+
+# ---- nodes and members --------------------------------------------------------------------------
+
+
+def encode_node(node: NodeRecord) -> bytes:
+    state = node.state.value
+    return codec.pack([VERSION, node.id, node.uuid, node.rpc, node.http, state, node.since_ms])
+
+
+def decode_node(raw: bytes) -> NodeRecord:
+    number, uuid, rpc, http, state, since_ms = _fields(raw, "node")
+    return NodeRecord(NodeId(number), uuid, rpc, http, NodeState(state), since_ms)
+
+
+def encode_members(voters: tuple[NodeId, ...]) -> bytes:
+    return codec.pack([VERSION, *voters])
+
+
+def decode_members(raw: bytes) -> tuple[NodeId, ...]:
+    return tuple(map(NodeId, _fields(raw, "members")))
+
+
+def encode_replication(voters: int) -> bytes:
+    return codec.pack([VERSION, voters])
+
+
+def decode_replication(raw: bytes) -> int:
+    return _fields(raw, "replication")[0]
 
 
 # ---- slots and requests -------------------------------------------------------------------------
