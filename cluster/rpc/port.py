@@ -24,7 +24,8 @@ class Peer:
 
 
 class RpcStream(Protocol):
-    """One stream of messages in both directions, each direction in order and within a window.
+    """One stream of messages in both directions, each direction in order and within a window. A
+    message has at most 16 MiB (else LimitReached); one reader at a time.
 
     Once the link is lost, `receive` and `send` raise Unavailable; `push` gives False.
     """
@@ -42,8 +43,8 @@ class RpcStream(Protocol):
         ...
 
     async def receive(self) -> bytes | None:
-        """The next message; None: the other side has ended. Raises Unavailable, or the error it was
-        aborted with.
+        """The next message; None: the other side has ended. Raises Unavailable, or, after what was
+        sent before it, the error it was aborted with.
         """
         ...
 
@@ -64,8 +65,9 @@ class Rpc(Protocol):
     async def call(self, node: int, method: str, payload: bytes, timeout_s: float) -> bytes:
         """The handler's answer.
 
-        Raises what the handler raised; Unavailable when it was certainly not delivered (nobody
-        there, no room); Indeterminate when the link broke or the time ran out after it had left.
+        Raises what the handler raised; LimitReached for a payload or an answer of over 16 MiB;
+        Unavailable when it was certainly not delivered (nobody there, no room); Indeterminate when
+        the link broke or the time ran out after it had left.
         Cancelling the caller cancels the handler.
         """
         ...
@@ -73,8 +75,9 @@ class Rpc(Protocol):
     async def ask(
         self, node: int, method: str, payload: bytes, timeout_s: float
     ) -> bytes | AsyncIterator[bytes]:
-        """As `call`, for handlers whose answer may be a stream of pieces. The iterator raises
-        Unavailable or the handler's error; call its `aclose` in any case.
+        """As `call`, for handlers whose answer may be a stream of pieces. `timeout_s` is until the
+        answer begins, and then until each next piece. The iterator raises Unavailable or the
+        handler's error; call its `aclose` in any case.
         """
         ...
 
@@ -100,5 +103,7 @@ class Service(Protocol):
     def on_ask(self, method: str, handler: AskHandler) -> None: ...
 
     def on_stream(self, method: str, handler: StreamHandler) -> None:
-        """The stream is over when the handler returns (ended) or raises (aborted)."""
+        """The stream is over when the handler returns (ended) or raises (aborted). A handler that
+        has not returned a second after the other side aborted, or the link broke, is cancelled.
+        """
         ...

@@ -1,0 +1,64 @@
+"""The address book, node → HOST:PORT of its links: as the settings give it, then as meta has it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from kalamdb import config
+from kalamdb.config import InvalidSettings, Settings
+from kalamdb.model.catalog import CatalogView
+
+
+def peer_addresses(settings: Settings) -> dict[int, str]:
+    """Of a node, itself included; empty for a cluster of one.
+
+    Raises: InvalidSettings when this node is not among them. One that joins need not be.
+    """
+    found = config.peer_addresses(settings.cluster.peers)
+    node = settings.server.node_id
+    if found and node not in found and not settings.cluster.join:
+        named = ", ".join(map(str, found))
+        raise InvalidSettings(
+            "settings", "cluster.peers", f"this is node {node}, which is not among {named}"
+        )
+    return found
+
+
+def router_addresses(settings: Settings) -> dict[int, str]:
+    """Of a router, which is none of them. Raises: InvalidSettings when there are none."""
+    found = config.peer_addresses(settings.cluster.peers)
+    if not found:
+        raise InvalidSettings("settings", "cluster.peers", "a router needs the nodes' addresses")
+    return found
+
+
+class Links(Protocol):
+    """What of `peers.Peers` is used here."""
+
+    def set_addresses(self, addresses: Mapping[int, str]) -> None: ...
+
+    def connected(self, node: int) -> bool: ...
+
+
+class AddressBook:
+    """Whom a process links to: the nodes as meta has them; as the settings do until it has them
+    all.
+    """
+
+    def __init__(self, links: Links, settled: Mapping[int, str]) -> None:
+        self._links = links
+        self._settled = dict(settled)
+        self._addresses = dict(settled)
+
+    def follow(self, catalog: CatalogView) -> None:
+        """Dial who came, part from who is no node any more."""
+        known = {int(node.id): node.rpc for node in catalog.nodes.values() if node.holds}
+        addresses = known if catalog.enrolled else {**self._settled, **known}
+        if addresses != self._addresses:
+            self._addresses = addresses
+            self._links.set_addresses(addresses)
+
+    def connected(self) -> list[int]:
+        """The nodes that can be asked now."""
+        return [node for node in self._addresses if self._links.connected(node)]
