@@ -10,6 +10,11 @@ What is left of pysyncobj: the tick (election deadline, commit by counting entri
 leaderFallbackTimeout), vote bookkeeping, the follower's append, becoming leader with a no-op. What
 is replaced: applying, sending entries, compaction and dumps, command queue and forwarding,
 membership, code versions; nothing that reads a pickle stays reachable.
+
+Members follow the journal's roster: other voters are pysyncobj's `otherNodes`, which it counts,
+learners its `readonlyNodes`, which it does not. It always counts itself, as one of
+`len(otherNodes) + 1`; where this node is no voter, a node that never answers stands among the
+others: with n voters `1 + k > (n + 2) / 2` is `k > n / 2`.
 """
 
 from __future__ import annotations
@@ -30,6 +35,7 @@ RAW = b"\x10"  # our command type byte: what follows is the payload, uninterpret
 NEVER = float("inf")
 _PAST = float("-inf")
 
+_ABSENT = Node(-1)  # never answers: see the module
 _FOLLOWER, _CANDIDATE, _LEADER = 0, 1, 2
 _ROLES = {_FOLLOWER: "follower", _CANDIDATE: "candidate", _LEADER: "leader"}
 
@@ -80,7 +86,7 @@ class _NoPoller:
 
 
 class Core(SyncObj):
-    """See the module. Members are ints; `voters` includes this node."""
+    """See the module. Members are ints."""
 
     def __init__(
         self,
@@ -89,13 +95,12 @@ class Core(SyncObj):
         make_transport: Callable[[Core], Transport],
         *,
         node: int,
-        voters: tuple[int, ...],
         timings: Timings,
     ) -> None:
         self._owner = owner
         self.journal = journal
-        self.nodes = {voter: Node(voter) for voter in voters}
-        self.peers = tuple(voter for voter in voters if voter != node)
+        self.node = node
+        self._nodes: dict[int, Node] = {}
         self.timings = timings
         conf = SyncObjConf(
             autoTick=False,
@@ -110,10 +115,9 @@ class Core(SyncObj):
             onStateChanged=self._state_changed,
         )
         library.createJournal = _create_journal
-        others = [self.nodes[peer] for peer in self.peers]
         super().__init__(
-            self.nodes[node],
-            others,
+            self.node_of(node),
+            (),
             conf,
             nodeClass=Node,
             transportClass=lambda core, _node, _others: make_transport(core),
@@ -121,8 +125,15 @@ class Core(SyncObj):
         self._poller = _NoPoller()
         self._SyncObj__serializer = None
         self._SyncObj__raftLastApplied = journal.getRaftCommitIndex()
-        if not self.peers:  # nobody to wait for
+        self.follow_members()
+        if journal.members.sole:  # nobody to wait for
             self._SyncObj__raftElectionDeadline = _PAST
+
+    def node_of(self, peer: int) -> Node:
+        node = self._nodes.get(peer)
+        if node is None:
+            node = self._nodes[peer] = Node(peer)
+        return node
 
     # What the group reads.
 
@@ -152,7 +163,11 @@ class Core(SyncObj):
         return index
 
     def connected(self, peer: int) -> bool:
-        return self.nodes[peer] in self._SyncObj__connectedNodes
+        return self.node_of(peer) in self._SyncObj__connectedNodes
+
+    def answered_at_s(self, peer: int) -> float:
+        """At a leader: when `peer` answered last."""
+        return self._SyncObj__lastResponseTime.get(self.node_of(peer), _PAST)
 
     def takes_over(self) -> bool:
         """The leader asked this node to campaign at once."""
@@ -165,6 +180,35 @@ class Core(SyncObj):
         return self._SyncObj__newAppendEntriesTime
 
     # What the group does.
+
+    def follow_members(self) -> None:
+        """Another roster may be in force: count its voters."""
+        members = self.journal.members
+        others = {self.node_of(voter) for voter in members.roster.voters if voter != self.node}
+        if not members.counts:
+            others.add(_ABSENT)
+        learners = {self.node_of(each) for each in members.roster.learners if each != self.node}
+        self._SyncObj__otherNodes = others
+        self._SyncObj__readonlyNodes = learners
+        if self.leads():
+            now_s = library.monotonicTime()
+            for known in (self._SyncObj__raftMatchIndex, self._SyncObj__lastResponseTime):
+                for each in known.keys() - (others | learners):
+                    del known[each]
+            for each in others | learners:
+                self._SyncObj__raftMatchIndex.setdefault(each, 0)
+                answered_s = _PAST if each == _ABSENT else now_s
+                self._SyncObj__lastResponseTime.setdefault(each, answered_s)
+
+    def step_down(self) -> None:
+        self._SyncObj__raftLeader = None
+        self._SyncObj__raftElectionDeadline = (
+            library.monotonicTime() + self._SyncObj__generateRaftTimeout()
+        )
+        self._SyncObj__setState(_FOLLOWER)
+
+    def forget_take_over(self) -> None:
+        self._SyncObj__transferInProgress = False
 
     def applied(self, index: int) -> None:
         """Entries up to `index` are in the machine."""
@@ -185,19 +229,33 @@ class Core(SyncObj):
             self._SyncObj__raftCommitIndex = index
             self.journal.setRaftCommitIndex(index)
 
+    def advance(self) -> None:
+        """Commit what a majority has, this node among them: pysyncobj's rule of its tick, at once.
+        Only entries of the own term are counted; they carry the older ones with them.
+        """
+        others = self._SyncObj__otherNodes
+        if not others or not self.leads():
+            return
+        matches = self._SyncObj__raftMatchIndex
+        found = sorted((matches[node] for node in others), reverse=True)
+        index = found[(len(found) + 1) // 2 - 1]
+        if index > self.commit_index() and self.journal.term_at(index) == self.term():
+            self._SyncObj__raftCommitIndex = index
+            self.journal.setRaftCommitIndex(index)
+
     def matched(self, peer: int, index: int) -> None:
-        node = self.nodes[peer]
-        self._SyncObj__raftMatchIndex[node] = max(self._SyncObj__raftMatchIndex[node], index)
+        """`peer`, as the member it counts for, has our entries up to `index` on disk."""
+        self._SyncObj__raftMatchIndex[self.node_of(peer)] = index
 
     def answered(self, peer: int, now_s: float) -> None:
-        self._SyncObj__lastResponseTime[self.nodes[peer]] = now_s
+        self._SyncObj__lastResponseTime[self.node_of(peer)] = now_s
 
     def sent_heartbeats(self, now_s: float) -> None:
         self._SyncObj__newAppendEntriesTime = now_s + self.timings.heartbeat_s
 
     def hear(self, peer: int, message: Mapping[str, object]) -> None:
         """Hand a checked message to pysyncobj."""
-        self._SyncObj__onMessageReceived(self.nodes[peer], message)
+        self._SyncObj__onMessageReceived(self.node_of(peer), message)
 
     def see_term(self, peer: int, term: int) -> None:
         """A peer is in `term`: if that is newer, follow in it (a vote request that can't be
@@ -230,6 +288,8 @@ class Core(SyncObj):
     def _SyncObj__onBecomeLeader(self) -> None:
         self._owner.began_leading()
         super()._SyncObj__onBecomeLeader()
+        if _ABSENT in self._SyncObj__otherNodes:
+            self._SyncObj__lastResponseTime[_ABSENT] = _PAST
 
     def _checkCommandsToApply(self) -> None:
         """Entries are pulled by the group after the tick."""

@@ -20,23 +20,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from cluster.raft.core import NEVER, RAW, Core, Timings
+from cluster.raft.handover import HandOver
 from cluster.raft.journal import GroupJournal
+from cluster.raft.members import Base, MemberChange, MemberProgress, Members
+from cluster.raft.membership import Membership
 from cluster.raft.transport import Guard
 from cluster.raft.wal import Wal
-from cluster.raft.wire import Message
-from kalamdb.errors import Corruption, KalamError, Unavailable
+from cluster.raft.wire import Accept, Append, Message
+from kalamdb.errors import Conflict, Corruption, InvalidInput, KalamError, NotLeader, Unavailable
 from kalamdb.ports import LogEntry, LogMachine, LogStatus
 
 ENTRY_BYTES_MAX = 1 << 20
 PULL_BYTES_MAX = 4 << 20  # appended in one tick
 UNCOMMITTED_BYTES_MAX = 16 << 20  # then `take` waits for the followers
 APPLY_BYTES_MAX = 4 << 20  # applied in one tick
-HAND_OVER_S = 0.3
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +50,7 @@ class GroupHub(Protocol):
 
     def dice(self) -> float: ...
 
-    def post(self, peer: int, gid: int, message: Message) -> bool: ...
+    def post(self, peer: int, gid: int, message: Message, *, early: bool = False) -> bool: ...
 
     def kick(self, gid: int) -> None: ...
 
@@ -83,29 +85,30 @@ class Group:
         *,
         gid: int,
         node: int,
-        voters: tuple[int, ...],
+        founding: Callable[[], Base],
         timings: Timings,
     ) -> None:
-        assert node in voters
         self.gid = gid
         self._hub = hub
         self._machine = machine
         self._node = node
-        self._voters = voters
         self._led: int | None = None  # the term the machine was told to lead in
         self._read_rounds: list[_ReadRound] = []
         self._uncommitted_bytes = 0
-        self._paused_until_s = 0.0
+        self._core_due_s = 0.0
+        self._full = False  # what was appended is to be agreed on before more is
+        self._confirmed_at_s = float("-inf")  # when it led last: by a majority
         self._appended = self._applied = 0
         self.halted = False
         mark = machine.applied()
-        self.journal = GroupJournal(wal, gid, mark.index)
+        self.journal = GroupJournal(wal, gid, mark.index, node=node, founding=founding)
         self._resume_at(mark.index, mark.term)
         self._guards: list[Guard] = []
-        self._core = Core(
-            self, self.journal, self._make_guard, node=node, voters=voters, timings=timings
-        )
+        self._core = Core(self, self.journal, self._make_guard, node=node, timings=timings)
         self.guard = self._guards[0]
+        self.journal.on_members = self.guard.members_changed
+        self._hand = HandOver(self, self._core, self.guard)
+        self._membership = Membership(self, self._core, self.guard, timings)
 
     def _make_guard(self, core: Core) -> Guard:
         self._guards.append(Guard(self, core, core.timings))
@@ -128,7 +131,7 @@ class Group:
     def read_index(self) -> Awaitable[int] | None:
         if not self.ready:
             raise Unavailable(reason=f"group {self.gid} is not led by this node")
-        if len(self._voters) == 1:
+        if self.journal.members.sole:
             return None
         rounds = self._read_rounds
         if not rounds or rounds[-1].number is not None:
@@ -140,20 +143,34 @@ class Group:
 
     def status(self) -> LogStatus:
         core, journal = self._core, self.journal
+        roster, role = journal.members.roster, core.role()
+        if not journal.members.counts and role == "follower":
+            role = "learner"
         return LogStatus(
             group=self.gid,
             node=self._node,
-            role=core.role(),
+            role=role,
             term=core.term(),
             leader=core.leader(),
             commit_index=min(core.commit_index(), journal.durable_index),
             applied_index=core.applied_index(),
             first_index=journal.base_index + 1,
             last_index=journal.last_index,
-            voters=self._voters,
+            voters=roster.voters,
+            learners=roster.learners,
         )
 
     # The owner's controls.
+
+    def leader(self) -> int | None:
+        """Who leads, as far as this member knows."""
+        return self._core.leader()
+
+    @property
+    def outside(self) -> bool:
+        """This node is no member any more, or has not heard yet that it is one."""
+        members = self.journal.members
+        return self.removed or not members.known or self._node not in members.roster.nodes
 
     @property
     def ready(self) -> bool:
@@ -171,14 +188,57 @@ class Group:
         """
         self.journal.compact_to(min(index, self._core.applied_index()))
 
-    def hand_over(self, peer: int) -> bool:
-        """Ask `peer` to lead. False when this node doesn't, or the peer lacks entries."""
-        if not self.ready or peer not in self._core.peers:
-            return False
-        if self.guard.matched(peer) != self.journal.last_index:
-            return False
-        self._paused_until_s = self.now_s() + HAND_OVER_S
-        return self.guard.hand_over(peer)
+    def hand_over(self, peer: int) -> asyncio.Future[None]:
+        """Let `peer` lead; resolves when this node follows it (handover.py).
+
+        Raises: NotLeader, Conflict (a hand-over or a change of members is under way), InvalidInput
+        (no other voter). The future: Unavailable, nothing has changed or another node leads.
+        """
+        self._expect_leader()
+        if peer == self._node or peer not in self.journal.members.roster.voters:
+            raise InvalidInput(f"node {peer} is not another voter of group {self.gid}")
+        self._expect_quiet()
+        return self._hand.begin(peer)
+
+    def propose_members(self, change: MemberChange) -> asyncio.Future[Members]:
+        """Append a change of members; resolves when it is committed (membership.py).
+
+        Raises: NotLeader, Conflict (another one, or a hand-over, is under way), InvalidInput (it
+        does not fit the members), LimitReached, Unavailable (a learner has not caught up; no
+        majority would answer): nothing was done. The future: Indeterminate.
+        """
+        self._expect_leader()
+        self._expect_quiet()
+        return self._membership.propose(change)
+
+    def _expect_leader(self) -> None:
+        if not self.ready:
+            raise NotLeader(self.gid, self._core.leader())
+
+    def _expect_quiet(self) -> None:
+        if self._hand.busy or not self.journal.members.counts:
+            raise Conflict(f"leadership of group {self.gid} is being handed over")
+
+    def members(self) -> Members:
+        return self._membership.members()
+
+    def progress(self) -> tuple[MemberProgress, ...]:
+        """Of every other member, as the leader knows it; empty at others."""
+        return self._membership.progress()
+
+    @property
+    def removed(self) -> bool:
+        """A member said that this node is none any more; the group may be closed here."""
+        return self.guard.elections.removed
+
+    def heard_age_s(self) -> float:
+        """Seconds since this node was in touch with a leader that has a majority: a leader since
+        a majority answered last, others since they heard from the leader; infinite for never.
+        """
+        now_s = self.now_s()
+        if self._core.leads():
+            return now_s - self.guard.majority_at_s(self.journal.members.roster)
+        return now_s - max(self.guard.elections.heard_at_s, self._confirmed_at_s)
 
     def statistics(self) -> GroupStatistics:
         return GroupStatistics(
@@ -192,23 +252,28 @@ class Group:
         core = self._core
         if self.halted:
             return NEVER
+        hand_at_s = self._hand.due_at_s()
         if core.leads():
-            if self._paused_until_s > 0:
-                return min(self._paused_until_s, core.heartbeat_at_s())
-            return core.heartbeat_at_s() if core.peers else NEVER
-        if self.guard.installing:
-            return NEVER
-        return max(core.election_at_s(), self.guard.asks_again_at_s())
+            return min(hand_at_s, core.heartbeat_at_s()) if self.guard.progress else hand_at_s
+        elections = self.guard.elections
+        if self.guard.installing or not elections.stands():
+            return hand_at_s
+        return min(hand_at_s, max(core.election_at_s(), elections.asks_again_at_s()))
 
     def tick(self, slack_s: float = 0.0) -> None:
         """Timers, commits, then new entries. Heartbeats due within `slack_s` go now."""
         if self.halted:
             return
         core = self._core
-        core.doTick(0.0)
+        now_s = self.now_s()
+        if not core.leads() or self._led is None or now_s >= self._core_due_s:
+            # At a leader it looks whether a majority still answers; the rest is done elsewhere.
+            core.doTick(0.0)
+            self._core_due_s = now_s + core.timings.heartbeat_s / 2
         self._settle()
+        self._hand.tick()
         if core.leads():
-            if self._led is not None:
+            if self._led is not None and not self._hand.paused and self.journal.members.counts:
                 self._pull()
             forced = core.heartbeat_at_s() <= self.now_s() + slack_s
             for waiting in self._read_rounds:
@@ -218,41 +283,70 @@ class Group:
             self.guard.broadcast(forced=forced)
         self._answer_reads()
 
-    def deliver(self, peer: int, message: Message) -> None:
-        if not self.halted:
-            self.guard.deliver(peer, message)
+    def deliver(self, peer: int, message: Message) -> bool:
+        """Hear it. True: a tick has something to do for it."""
+        if self.halted:
+            return False
+        self.guard.deliver(peer, message)
+        core = self._core
+        if isinstance(message, Accept) and core.leads():
+            self._agree()
+            return self._hand.busy or self._full or not self.guard.is_level(peer)
+        if isinstance(message, Append) and not core.leads():
+            if core.commit_index() > core.applied_index():
+                self.apply_ready()
+                self._settle()
+            return self._hand.busy
+        return True
+
+    def _agree(self) -> None:
+        """Others have more of the log: answer whom that is enough for, without waiting for a
+        cycle.
+        """
+        core = self._core
+        core.advance()
+        if core.commit_index() > core.applied_index():
+            self.apply_ready()
+        self._settle()
+        self._answer_reads()
 
     def synced(self) -> None:
         """The journal's `durable_index` has moved."""
         if self.halted:
             return
         core = self._core
-        if core.leads() and not core.peers:
-            core.commit_alone()
+        if core.leads():
+            if self.journal.members.sole:
+                core.commit_alone()
+            else:
+                self.guard.synced()
+                core.advance()
         if core.commit_index() > core.applied_index():
             self.apply_ready()
         self._settle()
+        self._answer_reads()
 
     def stop(self, reason: str) -> None:
         """Nothing is said, appended or applied from here on."""
         self.halted = True
         self._resign(reason)
+        self._hand.stop(reason)
 
     def _settle(self) -> None:
         core = self._core
         if self._led is None and core.leads() and core.applied_index() >= core.no_op_index():
             self._led = core.term()
             self._uncommitted_bytes = 0
-            self._paused_until_s = 0.0
             self._machine.lead(self._led)
+        self._membership.settle()
+        members = self.journal.members
+        if core.leads() and not members.counts and members.index <= core.commit_index():
+            self._hand.leave()
 
     def _pull(self) -> None:
         core, journal, term = self._core, self.journal, self._core.term()
-        if self._paused_until_s > 0:
-            if self.now_s() < self._paused_until_s:
-                return
-            self._paused_until_s = 0.0
         pulled_bytes = 0
+        self._full = False
         while self._uncommitted_bytes < UNCOMMITTED_BYTES_MAX:
             if pulled_bytes >= PULL_BYTES_MAX:
                 self.kick()
@@ -267,6 +361,7 @@ class Group:
             pulled_bytes += len(payload)
             self._uncommitted_bytes += len(payload)
             self._appended += 1
+        self._full = True
 
     def _resign(self, reason: str) -> None:
         if self._led is None:
@@ -277,6 +372,7 @@ class Group:
             for reader in waiting.readers:
                 if not reader.done():
                     reader.set_exception(Unavailable(reason=reason))
+        self._membership.resign(reason)
         self._machine.resign(reason)
 
     def _answer_reads(self) -> None:
@@ -302,10 +398,17 @@ class Group:
         return self._hub.dice()
 
     def post(self, peer: int, message: Message) -> bool:
-        return self._hub.post(peer, self.gid, message)
+        # A leader's entries may be on others' disks before its own: it does not count for them
+        # until then. Only its term has to be kept first, which its no-op stands behind.
+        early = isinstance(message, Append) and self._is_led_on_disk
+        return self._hub.post(peer, self.gid, message, early=early)
+
+    @property
+    def _is_led_on_disk(self) -> bool:
+        return self.journal.durable_index >= self._core.no_op_index()
 
     def may_campaign(self) -> bool:
-        return self.guard.may_campaign()
+        return not self.guard.installing and self.guard.elections.may_campaign()
 
     def broadcast(self, *, forced: bool) -> None:
         self.guard.broadcast(forced=forced)
@@ -315,6 +418,7 @@ class Group:
 
     def state_changed(self, leads: bool) -> None:
         if not leads and self._led is not None:
+            self._confirmed_at_s = self.guard.majority_at_s(self.journal.members.roster)
             same = self._core.term() == self._led
             self._resign("the quorum was lost" if same else "another term began")
 
@@ -363,7 +467,7 @@ class Group:
             return
         journal, core = self.journal, self._core
         assert index > core.applied_index(), "an image set the group back"
-        if journal.term_at(index) == term:
+        if journal.term_at(index) == term:  # so the roster as of `index` is in the log, too
             journal.start_after(index)  # what follows may be acknowledged: it stays
         else:
             journal.reset(index, term)

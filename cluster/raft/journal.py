@@ -9,17 +9,30 @@ Keeps:
 - Entries are contiguous in index.
 - `durable_index` is the last index known to be on disk; it falls when entries are cut off.
 - Nothing at or below the base is ever cut off.
+- `members` is the roster in force at every moment, and what the shared log says of it.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Callable
 from typing import overload
 
 from pysyncobj.journal import Journal
 
+from cluster.raft.members import (
+    NOBODY,
+    ROSTER,
+    Base,
+    MemberLog,
+    Roster,
+    decode_base,
+    decode_roster,
+    encode_base,
+)
 from cluster.raft.wal import Wal
 from cluster.raft.wal_recovery import Entry
+from kalamdb.errors import Corruption
 
 NO_OP = b"\x01"  # pysyncobj's command type byte of its own entry
 
@@ -30,9 +43,21 @@ KEEP_BYTES = 8 << 20
 
 
 class GroupJournal(Journal):
-    """See the module. One event loop, no locks."""
+    """See the module. One event loop, no locks.
 
-    def __init__(self, wal: Wal, gid: int, applied_index: int) -> None:
+    `founding` is what a group begins with of which the shared log says nothing about members.
+    Raises: Corruption when what it says can't be read.
+    """
+
+    def __init__(
+        self,
+        wal: Wal,
+        gid: int,
+        applied_index: int,
+        *,
+        node: int = 0,
+        founding: Callable[[], Base] | None = None,
+    ) -> None:
         state = wal.recovered(gid)
         self._wal = wal
         self._gid = gid
@@ -42,6 +67,42 @@ class GroupJournal(Journal):
         self._commit_index = max(1, applied_index)
         self.durable_index = self.last_index
         self._taken_index = self.last_index
+        self.on_members: Callable[[], None] = _nothing  # another roster is in force
+        self.members = self._recovered_members(node, state.members, founding)
+
+    def _recovered_members(
+        self, node: int, said: bytes | None, founding: Callable[[], Base] | None
+    ) -> MemberLog:
+        if said is not None:
+            base = decode_base(said)
+            if base is None:
+                detail = "its members are of a format this program does not know"
+                raise Corruption(path=f"group {self._gid}", offset=self.base_index, detail=detail)
+        else:
+            base = Base(NOBODY, known=False) if founding is None else founding()
+            if founding is not None:
+                self._wal.members(self._gid, encode_base(base))
+        members = MemberLog(node, base)
+        for command, index, _ in self._entries[1:]:
+            if command[:1] == ROSTER:
+                members.added(index, self._roster(command, index))
+        return members
+
+    def _roster(self, command: bytes, index: int) -> Roster:
+        roster = decode_roster(command)
+        if roster is None:
+            detail = "the entry's members are of a format this program does not know"
+            raise Corruption(path=f"group {self._gid}", offset=index, detail=detail)
+        return roster
+
+    def tell_members(self, index: int, roster: Roster) -> None:
+        """The roster as of the base, which an image left open."""
+        self.members.tell(index, roster)
+        self._members_changed()
+
+    def _members_changed(self) -> None:
+        self._wal.members(self._gid, encode_base(self.members.base))
+        self.on_members()
 
     @property
     def base_index(self) -> int:
@@ -131,6 +192,8 @@ class GroupJournal(Journal):
         self._size_bytes -= sum(len(entry[0]) for entry in self._entries[1 : at + 1])
         self._entries[at] = (NO_OP, index, term)
         del self._entries[:at]
+        if self.members.start_after(index):
+            self._members_changed()
 
     def reset(self, index: int, term: int) -> None:
         """The log starts anew after (index, term), whose state is here and on disk."""
@@ -138,6 +201,8 @@ class GroupJournal(Journal):
         self._entries = [(NO_OP, index, term)]
         self._size_bytes = 0
         self.durable_index = self._taken_index = index
+        self.members.reset(index)
+        self._members_changed()
 
     def log_again(self) -> None:
         """Write the whole log anew, so that it no longer holds old segments."""
@@ -152,6 +217,9 @@ class GroupJournal(Journal):
         self._entries.append((command, idx, term))
         self._size_bytes += len(command)
         self._wal.add(self._gid, idx, term, command)
+        if command[:1] == ROSTER:
+            self.members.added(idx, self._roster(command, idx))
+            self.on_members()
 
     def deleteEntriesFrom(self, entryFrom: int) -> None:
         if entryFrom >= len(self._entries):
@@ -163,6 +231,8 @@ class GroupJournal(Journal):
         del self._entries[entryFrom:]
         self.durable_index = min(self.durable_index, index - 1)
         self._taken_index = min(self._taken_index, index - 1)
+        if self.members.cut_from(index):
+            self.on_members()
 
     def deleteEntriesTo(self, entryTo: int) -> None:
         raise AssertionError("the owner compacts, through compact_to")
@@ -204,3 +274,7 @@ class GroupJournal(Journal):
 
 def _term_of(entry: Entry) -> int:
     return entry[2]
+
+
+def _nothing() -> None:
+    pass

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 IN_FLIGHT_BYTES_MAX = 8 << 20
+BEHIND_ENTRIES_MAX = 1000  # a learner further behind has not caught up
 
 
 class Stage(Enum):
@@ -36,6 +37,26 @@ class Progress:
     probing: bool = False  # PROBE: a message is out
     in_flight: deque[tuple[int, int]] = field(default_factory=deque[tuple[int, int]])
     in_flight_bytes: int = 0
+    life: int | None = None  # of the one who answered; `match_index` is what that one has
+    round_index: int = 0  # what was in the log when the round began
+    round_at_s: float = 0.0
+    round_s: float = float("inf")  # how long the last round took
+
+    def caught_up(self, last_index: int, round_s_max: float) -> bool:
+        """The last round was short and little has come since."""
+        return (
+            self.stage is Stage.REPLICATE
+            and last_index - self.match_index <= BEHIND_ENTRIES_MAX
+            and self.round_s <= round_s_max
+        )
+
+    def turned(self, last_index: int, now_s: float) -> None:
+        """After an answer: begin the next round when it has all of this one."""
+        if self.round_index == 0:
+            self.round_index, self.round_at_s = last_index, now_s
+        elif self.match_index >= self.round_index:
+            self.round_s = now_s - self.round_at_s
+            self.round_index, self.round_at_s = last_index, now_s
 
     def sent(self, last_index: int, size_bytes: int) -> None:
         """Entries up to `last_index` went out in REPLICATE."""

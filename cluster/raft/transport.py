@@ -7,10 +7,10 @@ stock behaviour is safe (docs/decisions/0002-raft-on-pysyncobj.md lists each fau
 Keeps:
 - A follower's entries are cut only where they conflict, and never at or below its commit index.
 - `commit` never covers entries not verified against the leader of the term.
-- Answers count only in the term they were given in, votes once for each voter.
+- Answers count only in the term they were given in, from members, in the life the roster names.
 - An image is pulled only when the log cannot serve; one at or below the applied index is refused.
-- Entries are no-ops or raw payloads, messages are of the closed set in `wire`; the rest is dropped
-  and counted.
+- Entries are no-ops, raw payloads or rosters, messages are of the closed set in `wire`; the rest is
+  dropped and counted.
 """
 
 from __future__ import annotations
@@ -22,14 +22,18 @@ from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 
 from cluster.raft.core import RAW, Core, Timings
+from cluster.raft.elections import Elections
 from cluster.raft.journal import NO_OP
+from cluster.raft.members import ROSTER, Roster, decode_roster
 from cluster.raft.progress import IN_FLIGHT_BYTES_MAX, Progress, Stage
 from cluster.raft.wal_recovery import Entry
 from cluster.raft.wire import (
     Accept,
     Append,
+    AskMembers,
     AskVote,
     Busy,
+    Gone,
     GrantVote,
     Message,
     Pointer,
@@ -37,13 +41,13 @@ from cluster.raft.wire import (
     RequestVote,
     Stale,
     TakeOver,
+    TellMembers,
     WireEntry,
     WouldVote,
 )
 
 BATCH_BYTES_MAX = 4 << 20
 PROBE_BYTES_MAX = 64 << 10
-_FAR_PAST_S = float("-inf")
 
 
 class GuardOwner(Protocol):
@@ -64,68 +68,63 @@ class Guard(Transport):
         self._owner = owner
         self._core = core
         self._journal = core.journal
-        self._timings = timings
-        self._voters = len(core.peers) + 1
+        self.elections = Elections(owner, core, timings)
         self._progress: dict[int, Progress] = {}
         self._round = 0  # raised by each read index; sent with every Append
         self._echoed: dict[int, int] = {}
         self._round_heard = 0
-        self._heard_at_s = _FAR_PAST_S  # from a leader of the current term
-        self._granted: set[int] = set()
-        self._granted_term = 0
-        self._ask = 0
-        self._asked_at_s = _FAR_PAST_S
-        self._would_vote: set[int] = set()
         self.installing = False
         self.dropped = 0
 
     # Links.
 
     def connected(self, peer: int) -> None:
-        self._onNodeConnected(self._core.nodes[peer])
+        self._onNodeConnected(self._core.node_of(peer))
 
     def disconnected(self, peer: int) -> None:
-        self._onNodeDisconnected(self._core.nodes[peer])
+        self._onNodeDisconnected(self._core.node_of(peer))
         if peer in self._progress:
             self._progress[peer].lost()
 
-    # Elections.
+    # Members.
 
-    def may_campaign(self) -> bool:
-        """The election deadline has passed: campaign only if a majority would vote for this
-        node.
-        """
-        if not self._core.peers:
-            return True
-        if self.installing:
-            return False
-        if self._core.takes_over():
-            return True
-        now_s = self._owner.now_s()
-        if now_s >= self.asks_again_at_s():
-            self._ask += 1
-            self._asked_at_s = now_s
-            self._would_vote.clear()
-            last_index, last_term = self._journal.last_index, self._journal.last_term
-            for peer in self._core.peers:
-                self._owner.post(peer, AskVote(self._ask, self._core.term(), last_index, last_term))
-            return False
-        if not self._majority(len(self._would_vote)):
-            return False
-        self._asked_at_s = _FAR_PAST_S
-        return True
+    def members_changed(self) -> None:
+        """Another roster is in force: a leader sends to its members, and counts its voters."""
+        core = self._core
+        core.follow_members()
+        if not core.leads():
+            return
+        roster, next_index = self._journal.members.roster, self._journal.last_index + 1
+        wanted = [node for node in roster.nodes if node != core.node]
+        for gone in self._progress.keys() - set(wanted):
+            del self._progress[gone]
+            self._echoed.pop(gone, None)
+        for peer in wanted:
+            progress = self._progress.setdefault(peer, Progress(next_index))
+            if self._counted(peer, progress.life):
+                self._count(peer, progress)
+            else:
+                core.matched(peer, 0)
 
-    def asks_again_at_s(self) -> float:
-        return self._asked_at_s + self._timings.election_min_s / 2
+    def _counted(self, peer: int, life: int | None) -> bool:
+        """What `peer` says in `life` is said by the member of that id."""
+        roster = self._journal.members.roster
+        return peer not in roster.voters or roster.life(peer) == life
 
-    def _majority(self, others: int) -> bool:
-        return 2 * (others + 1) > self._voters
+    def majority_at_s(self, roster: Roster) -> float:
+        """At a leader: when a majority of `roster` had answered last."""
+        core, now_s = self._core, self._owner.now_s()
+        answered_s = sorted(
+            now_s if voter == core.node else core.answered_at_s(voter) for voter in roster.voters
+        )
+        return answered_s[(len(answered_s) - 1) // 2]
 
     # Leading.
 
     def began_leading(self) -> None:
         next_index = self._journal.last_index + 1
-        self._progress = {peer: Progress(next_index) for peer in self._core.peers}
+        node, roster = self._core.node, self._journal.members.roster
+        self._progress = {peer: Progress(next_index) for peer in roster.nodes if peer != node}
         self._echoed = {}
 
     def open_round(self) -> int:
@@ -137,10 +136,12 @@ class Guard(Transport):
         """A majority has answered, in this term, something sent after `open_round` gave
         `number`.
         """
-        return self._majority(sum(1 for echo in self._echoed.values() if echo >= number))
+        heard = [peer for peer, echo in self._echoed.items() if echo >= number]
+        return self.elections.majority(heard)
 
-    def matched(self, peer: int) -> int:
-        return self._progress[peer].match_index
+    @property
+    def progress(self) -> Mapping[int, Progress]:
+        return self._progress
 
     def broadcast(self, *, forced: bool) -> None:
         """Send what each follower lacks; `forced`: at least a heartbeat to each."""
@@ -199,10 +200,8 @@ class Guard(Transport):
     # What peers say.
 
     def deliver(self, peer: int, message: Message) -> None:
-        """Hear `message` of `peer`, a member of this group."""
-        if peer not in self._core.nodes or peer not in self._core.peers:
-            self.dropped += 1
-            return
+        """Hear `message` of `peer`. Leaders and candidates may be strangers, answers are not."""
+        elections = self.elections
         match message:
             case Append():
                 self._hear_append(peer, message)
@@ -210,24 +209,27 @@ class Guard(Transport):
                 self._hear_pointer(peer, message)
             case Accept() | Reject() | Busy():
                 self._hear_answer(peer, message)
-            case RequestVote(term, last_index, last_term):
-                if term < self._core.term():
-                    self._owner.post(peer, Stale(self._core.term()))
-                    return
-                request = {"type": "request_vote", "term": term}
-                request |= {"last_log_index": last_index, "last_log_term": last_term}
-                self._core.hear(peer, request)
-            case GrantVote(term):
-                self._hear_grant(peer, term)
+            case RequestVote():
+                elections.hear_request(peer, message)
+            case GrantVote():
+                elections.hear_grant(peer, message)
             case AskVote():
-                self._hear_ask(peer, message)
-            case WouldVote(ask):
-                if ask == self._ask:
-                    self._would_vote.add(peer)
+                elections.hear_ask(peer, message)
+            case WouldVote():
+                elections.hear_would(peer, message)
             case Stale(term):
-                self._core.see_term(peer, term)
-            case TakeOver(term):
-                self._core.hear(peer, {"type": "timeout_now", "term": term})
+                if peer in self._journal.members.roster.nodes:
+                    self._core.see_term(peer, term)
+                else:
+                    self.dropped += 1
+            case TakeOver():
+                elections.hear_take_over(peer, message, installing=self.installing)
+            case Gone():
+                elections.hear_gone(message)
+            case AskMembers():
+                self._hear_ask_members(peer, message)
+            case TellMembers():
+                self._hear_tell_members(peer, message)
             case _:
                 assert_never(message)
 
@@ -237,7 +239,7 @@ class Guard(Transport):
             return
         if self.installing:
             self._hear_heartbeat(peer, message.term, 0)
-            self._owner.post(peer, Busy(message.term, message.round))
+            self._owner.post(peer, Busy(message.term, message.round, journal.members.life))
             return
         if not _well_formed(message):
             self.dropped += 1
@@ -252,7 +254,8 @@ class Guard(Transport):
             self._hear_heartbeat(peer, message.term, 0)
             index = min(prev, journal.last_index)
             index, term = journal.find_conflict(index, message.prev_term)
-            self._owner.post(peer, Reject(message.term, message.round, prev, index, term))
+            said = (prev, index, term, journal.members.life)
+            self._owner.post(peer, Reject(message.term, message.round, *said))
             return
         verified, at = prev + len(entries), prev + 1 - journal.base_index
         commit = min(message.commit, verified)
@@ -260,7 +263,7 @@ class Guard(Transport):
         if known == len(entries):
             # Nothing new, and we may hold more: stock code would cut entries we have acknowledged.
             self._hear_heartbeat(peer, message.term, commit)
-            self._owner.post(peer, Accept(message.term, message.round, verified))
+            self._accept(peer, message.term, message.round, verified)
             return
         prev += known
         assert prev >= min(core.commit_index(), journal.last_index), (
@@ -287,9 +290,9 @@ class Guard(Transport):
         held = self._journal.term_at(index) == message.base_term
         if not self.installing and (held or index <= self._core.applied_index()):
             # The leader's log starts within ours: no image, which could only set this group back.
-            self._owner.post(peer, Accept(message.term, message.round, index))
+            self._accept(peer, message.term, message.round, index)
             return
-        self._owner.post(peer, Busy(message.term, message.round))
+        self._owner.post(peer, Busy(message.term, message.round, self._journal.members.life))
         if not self.installing:
             self.installing = True
             self._owner.install(peer)
@@ -297,8 +300,12 @@ class Guard(Transport):
     def installed(self, index: int) -> None:
         """An image as of `index` is in place: tell the leader."""
         leader = self._core.leader()
-        if leader is not None and leader in self._core.peers:
-            self._owner.post(leader, Accept(self._core.term(), self._round_heard, index))
+        if leader is not None and leader != self._core.node:
+            self._accept(leader, self._core.term(), self._round_heard, index)
+
+    def _accept(self, leader: int, term: int, round: int, index: int) -> bool:
+        life = self._journal.members.life
+        return self._owner.post(leader, Accept(term, round, index, life))
 
     def _hear_leader(self, peer: int, message: Append | Pointer) -> bool:
         term = self._core.term()
@@ -306,8 +313,10 @@ class Guard(Transport):
             self._owner.post(peer, Stale(term))
             return False
         assert not (message.term == term and self._core.leads()), "two leaders in one term"
-        self._heard_at_s = self._owner.now_s()
+        self.elections.hear_leader()
         self._round_heard = message.round
+        if not self._journal.members.known and not self.installing:
+            self._owner.post(peer, AskMembers(message.term, self._journal.base_index))
         return True
 
     def _hear_heartbeat(self, peer: int, term: int, commit: int) -> None:
@@ -315,20 +324,54 @@ class Guard(Transport):
         heartbeat = {"type": "append_entries", "term": term}
         self._core.hear(peer, heartbeat | {"commit_index": commit, "serialized": None})
 
+    def _count(self, peer: int, progress: Progress) -> None:
+        """pysyncobj counts this node for every entry it has; entries leave before they are on its
+        disk, so those that are not yet are not counted for the others either.
+        """
+        self._core.matched(peer, min(progress.match_index, self._journal.durable_index))
+
+    def is_level(self, peer: int) -> bool:
+        """At a leader: it has been sent all there is, and nothing waits for what it says."""
+        progress = self._progress.get(peer)
+        return (
+            progress is not None
+            and progress.stage is Stage.REPLICATE
+            and progress.next_index > self._journal.last_index
+        )
+
+    def synced(self) -> None:
+        """More of the own log is on disk: what others were not counted for before may count now."""
+        for peer, progress in self._progress.items():
+            if progress.life is not None and self._counted(peer, progress.life):
+                self._count(peer, progress)
+
     def _hear_answer(self, peer: int, message: Accept | Reject | Busy) -> None:
         core = self._core
         if message.term != core.term() or not core.leads():
             return  # an answer to another leadership proves nothing about this one
-        core.answered(peer, self._owner.now_s())
-        self._echoed[peer] = max(self._echoed.get(peer, 0), min(message.round, self._round))
-        progress = self._progress[peer]
+        progress = self._progress.get(peer)
+        if progress is None:
+            self.dropped += 1
+            return
+        if progress.life != message.life:
+            if progress.life is not None:  # what it had is lost
+                progress = self._progress[peer] = Progress(self._journal.last_index + 1)
+                self._echoed.pop(peer, None)
+                core.matched(peer, 0)
+            progress.life = message.life
+        counted, now_s = self._counted(peer, message.life), self._owner.now_s()
+        if counted:
+            core.answered(peer, now_s)
+            self._echoed[peer] = max(self._echoed.get(peer, 0), min(message.round, self._round))
         match message:
             case Accept():
                 if message.index > self._journal.last_index:
                     self.dropped += 1
                     return
                 progress.accepted(message.index)
-                core.matched(peer, message.index)
+                progress.turned(self._journal.last_index, now_s)
+                if counted:
+                    self._count(peer, progress)
             case Reject():
                 common, _ = self._journal.find_conflict(message.index, message.hint_term)
                 progress.rejected(message.prev_index, common)
@@ -337,41 +380,42 @@ class Guard(Transport):
             case _:
                 assert_never(message)
 
-    def _hear_grant(self, peer: int, term: int) -> None:
-        if term != self._core.term():
+    def _hear_ask_members(self, peer: int, message: AskMembers) -> None:
+        core, journal, index = self._core, self._journal, message.index
+        if not core.leads() or message.term != core.term():
             return
-        if self._granted_term != term:
-            self._granted_term, self._granted = term, set()
-        if peer not in self._granted:
-            self._granted.add(peer)
-            self._core.hear(peer, {"type": "response_vote", "term": term})
+        said = journal.members.at(index)
+        if said is not None and index <= journal.last_index:
+            at, roster = said
+            told = (at, roster.voters, roster.learners, roster.lives)
+            self._owner.post(peer, TellMembers(message.term, index, *told))
 
-    def _hear_ask(self, peer: int, message: AskVote) -> None:
+    def _hear_tell_members(self, peer: int, message: TellMembers) -> None:
         core, journal = self._core, self._journal
-        if message.term < core.term():
-            self._owner.post(peer, Stale(core.term()))
+        roster = Roster(message.voters, message.learners, message.lives)
+        if not roster.well_formed() or message.said > message.index:
+            self.dropped += 1
             return
-        mine = (journal.last_term, journal.last_index)
-        led = core.leads() or (
-            self._owner.now_s() - self._heard_at_s < self._timings.election_min_s
-        )
-        if not led and (message.last_term, message.last_index) >= mine:
-            self._owner.post(peer, WouldVote(message.ask))
+        current = peer == core.leader() and message.term == core.term()
+        if current and message.index == journal.base_index and not journal.members.base_known:
+            journal.tell_members(message.said, roster)
 
     # What the core says.
 
     def send(self, node: Node, message: Mapping[str, Any]) -> bool:
         peer: int = node.id
+        if peer < 0:  # the core's voter that is never there
+            return False
         match message["type"]:
             case "request_vote":
                 last_index, last_term = message["last_log_index"], message["last_log_term"]
-                return self._owner.post(peer, RequestVote(message["term"], last_index, last_term))
+                return self.elections.request_vote(peer, message["term"], last_index, last_term)
             case "response_vote":
                 return self._owner.post(peer, GrantVote(message["term"]))
             case "next_node_idx":
                 assert message["success"], "the guard refuses by itself"
                 index: int = message["next_node_idx"] - 1
-                return self._owner.post(peer, Accept(self._core.term(), self._round_heard, index))
+                return self._accept(peer, self._core.term(), self._round_heard, index)
             case _:  # forwarding, transmission, stock entries: nothing of ours needs them
                 self.dropped += 1
                 return False
@@ -384,12 +428,16 @@ class Guard(Transport):
 
 
 def _well_formed(message: Append) -> bool:
-    """Terms never fall and never pass the leader's; commands are no-ops or raw payloads."""
+    """Terms never fall and never pass the leader's; commands are no-ops, raw payloads, rosters."""
     low = message.prev_term
     for term, command in message.entries:
         if not low <= term <= message.term:
             return False
-        if command != NO_OP and command[:1] != RAW:
+        kind = command[:1]
+        if kind == ROSTER:
+            if decode_roster(command) is None:
+                return False
+        elif command != NO_OP and kind != RAW:
             return False
         low = term
     return True

@@ -9,9 +9,9 @@ Keeps:
 - A batch is one frame: after a crash all of it is there or none of it.
 - Each start begins a new segment whose header says where the previous one ends, so a torn tail is
   cut for good by that header and no file is ever cut or rewritten.
-- A new segment's first frame repeats (term, vote, start of log) of every group, so an old segment
-  may be deleted once all its entries lie before the starts of their groups. Only the oldest is
-  ever deleted.
+- A new segment's first frame repeats (term, vote, start of log, members as of it) of every group,
+  so an old segment may be deleted once all its entries lie before the starts of their groups. Only
+  the oldest is ever deleted.
 - Damage other than a torn tail refuses to start, naming file and offset (wal_format.py says how it
   is told).
 - A write or sync that fails ends the process: what the kernel then holds is unknown, a second
@@ -56,6 +56,7 @@ class Batch:
     created: bytes | None  # its first bytes, when the batch begins it
     closed: int | None  # the segment to sync before that
     deleted: tuple[int, ...]  # segments nothing rests on once this is synced
+    groups: frozenset[int] = frozenset()  # those with records in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ class Wal:
         self._parts: list[bytes] = []
         self._parts_bytes = 0
         self._live: dict[int, int] = {}  # group -> highest index in the buffer
-        self._changed: dict[int, GroupState] = {}  # heads the buffer changes
+        self._changed: dict[int, GroupState | None] = {}  # heads the buffer changes, or drops
         self._opened: set[int] = set()
         self._syncs = 0
         found = recover(disk, node_uuid)
@@ -157,14 +158,35 @@ class Wal:
         for live in self._lives():
             live.pop(gid, None)
 
-    def _record(self, kind: RecordType, gid: int, index: int, term: int) -> None:
-        self._parts.append(RECORD.pack(kind, gid, index, term, 0))
-        self._parts_bytes += RECORD.size
+    def members(self, gid: int, data: bytes) -> None:
+        """Who belongs to the group as of its log's start (members.encode_base)."""
+        self._record(RecordType.MEMBERS, gid, 0, 0, data)
+        self._head_changed(gid).members = data
+
+    def forget(self, gid: int) -> None:
+        """The group leaves this node. It may be asked for again, and is then empty."""
+        self._record(RecordType.FORGET, gid, 0, 0)
+        self._changed[gid] = None
+        for live in self._lives():
+            live.pop(gid, None)
+        self._opened.discard(gid)
+        self._recovered.pop(gid, None)
+
+    def unopened(self) -> list[int]:
+        """Groups the log held at start that nobody has asked for."""
+        return sorted(self._recovered)
+
+    def _record(self, kind: RecordType, gid: int, index: int, term: int, data: bytes = b"") -> None:
+        self._parts.append(RECORD.pack(kind, gid, index, term, len(data)) + data)
+        self._parts_bytes += RECORD.size + len(data)
 
     def _head_changed(self, gid: int) -> GroupState:
-        if gid not in self._changed:
-            self._changed[gid] = self._heads.get(gid, GroupState()).head()
-        return self._changed[gid]
+        changed = self._changed.get(gid)
+        if changed is None:
+            fresh = gid in self._changed or gid not in self._heads
+            changed = GroupState() if fresh else self._heads[gid].head()
+            self._changed[gid] = changed
+        return changed
 
     def _lives(self) -> list[dict[int, int]]:
         return [segment.live for segment in self._segments] + [self._live]
@@ -188,11 +210,16 @@ class Wal:
         self._seq += 1
         segment.size_bytes += FRAME.size + self._parts_bytes
         segment.live.update(self._live)
-        self._heads.update(self._changed)
+        for gid, head in self._changed.items():
+            if head is None:
+                self._heads.pop(gid, None)
+            else:
+                self._heads[gid] = head
         for gid, index in self._live.items():
             self._heads.setdefault(gid, GroupState()).last_index = index
         deleted = tuple(self._collect())
-        batch = Batch(self._seq, self._parts, segment.number, created, closed, deleted)
+        groups = frozenset((*self._live, *self._changed))
+        batch = Batch(self._seq, self._parts, segment.number, created, closed, deleted, groups)
         self._parts, self._parts_bytes = [], 0
         self._live, self._changed = {}, {}
         return batch
@@ -248,6 +275,9 @@ class Wal:
             base, size = (head.base_index, head.base_term), LAST_INDEX.size
             parts.append(RECORD.pack(RecordType.HEAD, gid, *base, size))
             parts.append(LAST_INDEX.pack(head.last_index))
+            if head.members is not None:
+                size = len(head.members)
+                parts.append(RECORD.pack(RecordType.MEMBERS, gid, 0, 0, size) + head.members)
         header = SegmentHeader(self._uuid, number, previous_end_bytes, self._seq)
         self._seq += 1
         seed = segment_seed(self._uuid, number)

@@ -53,6 +53,8 @@ class RecordType(IntEnum):
     COMPACT = 4  # entries up to (index, term) are gone: the group's state has them
     RESET = 5  # the log is empty and starts after (index, term): an installed image
     HEAD = 6  # head of a segment: the log starts after (index, term), data is its last index
+    MEMBERS = 7  # data says who belongs to the group as of its log's start
+    FORGET = 8  # the group is no longer on this node
 
 
 @dataclass(frozen=True, slots=True)

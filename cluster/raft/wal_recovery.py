@@ -42,10 +42,12 @@ class GroupState:
     base_term: int = 0
     last_index: int = 1
     entries: list[Entry] = field(default_factory=list[Entry])
+    members: bytes | None = None  # members.Base; None in logs that never said
 
     def head(self) -> GroupState:
         """The same without entries, to be changed apart."""
-        return GroupState(self.term, self.vote, self.base_index, self.base_term, self.last_index)
+        start = (self.base_index, self.base_term, self.last_index)
+        return GroupState(self.term, self.vote, *start, members=self.members)
 
 
 @dataclass(slots=True)
@@ -174,6 +176,12 @@ class _Replay:
                     detail = f"head says group {gid} is {said}, replay {known}"
                     raise Corruption(path=name, offset=frame.offset, detail=detail)
                 state.base_index, state.base_term, state.last_index = said
+            case RecordType.MEMBERS:
+                state.members = payload
+            case RecordType.FORGET:
+                del self.groups[gid]
+                for segment in self.segments:
+                    segment.live.pop(gid, None)
             case _:
                 detail = f"record type {kind} is not known"
                 raise Corruption(path=name, offset=frame.offset, detail=detail)

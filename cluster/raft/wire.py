@@ -45,11 +45,12 @@ class Pointer(Struct, array_like=True, frozen=True, tag="s"):
 
 
 class Accept(Struct, array_like=True, frozen=True, tag="r"):
-    """My log equals the leader's up to `index`, on disk."""
+    """My log equals the leader's up to `index`, on disk. `life`: of the one who answers."""
 
     term: Number
     round: Number
     index: Number
+    life: Number = 0
 
 
 class Reject(Struct, array_like=True, frozen=True, tag="n"):
@@ -62,6 +63,7 @@ class Reject(Struct, array_like=True, frozen=True, tag="n"):
     prev_index: Number
     index: Number
     hint_term: Number
+    life: Number = 0
 
 
 class Busy(Struct, array_like=True, frozen=True, tag="b"):
@@ -69,12 +71,17 @@ class Busy(Struct, array_like=True, frozen=True, tag="b"):
 
     term: Number
     round: Number
+    life: Number = 0
 
 
 class RequestVote(Struct, array_like=True, frozen=True, tag="v"):
+    """`life`: of the voter I ask; another life does not answer. `asked_to`: by the leader."""
+
     term: Number
     last_index: Number
     last_term: Number
+    life: Number = 0
+    asked_to: bool = False
 
 
 class GrantVote(Struct, array_like=True, frozen=True, tag="g"):
@@ -82,12 +89,16 @@ class GrantVote(Struct, array_like=True, frozen=True, tag="g"):
 
 
 class AskVote(Struct, array_like=True, frozen=True, tag="p"):
-    """Pre-vote: would you vote for me? Changes nothing at either side."""
+    """Pre-vote: would you vote for me? Changes nothing at either side. `members`: the index of
+    the entry that says who does.
+    """
 
     ask: Number
     term: Number
     last_index: Number
     last_term: Number
+    life: Number = 0
+    members: Number = 0
 
 
 class WouldVote(Struct, array_like=True, frozen=True, tag="w"):
@@ -106,6 +117,31 @@ class TakeOver(Struct, array_like=True, frozen=True, tag="x"):
     term: Number
 
 
+class Gone(Struct, array_like=True, frozen=True, tag="o"):
+    """The committed entry at `index` does not have you among the voters; `learner`: but there."""
+
+    index: Number
+    learner: bool
+
+
+class AskMembers(Struct, array_like=True, frozen=True, tag="m"):
+    """To the leader of `term`: who is a member as of the entry at `index`?"""
+
+    term: Number
+    index: Number
+
+
+class TellMembers(Struct, array_like=True, frozen=True, tag="k"):
+    """As of the entry at `index` these are; the entry at `said` says so."""
+
+    term: Number
+    index: Number
+    said: Number
+    voters: tuple[Number, ...]
+    learners: tuple[Number, ...]
+    lives: tuple[tuple[Number, Number], ...]
+
+
 Message = (
     Append
     | Pointer
@@ -118,6 +154,9 @@ Message = (
     | WouldVote
     | Stale
     | TakeOver
+    | Gone
+    | AskMembers
+    | TellMembers
 )
 
 _encoder = msgspec.msgpack.Encoder()

@@ -8,6 +8,7 @@ from typing import Any
 from kalamdb.model import keys
 from kalamdb.model.ids import (
     GroupId,
+    NodeId,
     Partition,
     Seq,
     Slot,
@@ -35,6 +36,7 @@ def family_cases() -> list[Case]:
         Case("group prefix", keys.group_prefix(GroupId(5), 9), None, nothing),
         Case("meta", keys.META, None, nothing),
         Case("change floor", keys.CHANGE_FLOOR, None, nothing),
+        Case("component", keys.component(GroupId(3)), None, nothing),
         Case("slot", keys.slot(Slot(4095)), b"\x0f\xff", lambda raw: raw[1:]),
         Case("fence", keys.fence(TABLE), TABLE, keys.table_of),
         Case("row of a tenant", keys.row(TABLE, ANN, PK), (ANN, PK), split_row),
@@ -63,6 +65,11 @@ def family_cases() -> list[Case]:
         Case("catalog namespace", records.namespace_key("chat"), None, nothing),
         Case("catalog table", records.table_key(TABLE), None, nothing),
         Case("catalog user", records.user_key("ann\x00é"), None, nothing),
+        Case("catalog node", records.node_key(NodeId(3)), None, nothing),
+        Case("catalog members", records.members_key(GroupId(5)), None, nothing),
+        Case("catalog replication", records.REPLICATION_KEY, None, nothing),
+        Case("catalog move", records.move_key(Slot(9)), None, nothing),
+        Case("catalog move epoch", records.MOVE_EPOCH_KEY, None, nothing),
         Case("audit", keys.audit(7), None, nothing),
         Case("audit newest", keys.AUDIT_NEWEST, None, nothing),
         Case("partition keys row", PartitionKeys(TABLE, ANN).row, (ANN, b""), split_row),

@@ -6,6 +6,14 @@ from pathlib import Path
 from uuid import UUID as UUID4
 
 from cluster.raft import wal_recovery
+from cluster.raft.members import (
+    Base,
+    Roster,
+    decode_base,
+    decode_roster,
+    encode_base,
+    encode_roster,
+)
 from cluster.raft.wal import Wal
 from cluster.raft.wal_format import (
     RECORD,
@@ -26,6 +34,8 @@ from tests.compat.case import Case
 from tests.raft.world import ModelDisk
 
 UUID = b"0123456789abcdef"
+ROSTER = Roster((1, 2, 300), (4,), ((300, (1 << 62) - 1),))
+BASE = Base(ROSTER, 7, known=False, life=9)
 HEADER = SegmentHeader(UUID, 5, 77, 3)
 SEED = segment_seed(UUID, 5)
 
@@ -52,6 +62,9 @@ def format_cases() -> list[Case]:
         ),
         Case("frame", frame, added, read_frame),
         Case("two segments", _segments(), _states(), _recovered),
+        Case("roster", encode_roster(ROSTER), ROSTER, decode_roster),
+        Case("base", encode_base(BASE), BASE, decode_base),
+        Case("segments with members", _member_segments(), _member_states(), _recovered),
     ]
 
 
@@ -77,6 +90,31 @@ def _segments() -> bytes:
     files = [disk.read(name) for name in sorted(disk.list())]
     assert len(files) == 2
     return b"".join(len(data).to_bytes(4, "big") + data for data in files)
+
+
+def _member_segments() -> bytes:
+    """Who is a member, repeated in the second segment; a group that was forgotten."""
+    disk = ModelDisk()
+    log = Wal(disk, UUID)
+    log.members(1, encode_base(BASE))
+    log.add(1, 2, 1, encode_roster(ROSTER))
+    log.members(2, encode_base(BASE))
+    log.add(2, 2, 1, b"\x10row")
+    _cycle(log)
+    log.forget(2)
+    _cycle(log)
+    again = Wal(disk, UUID)
+    again.add(1, 3, 2, b"\x10in the second segment")
+    _cycle(again)
+    return b"".join(
+        len(data).to_bytes(4, "big") + data
+        for data in (disk.read(name) for name in sorted(disk.list()))
+    )
+
+
+def _member_states() -> dict[int, GroupState]:
+    entries = [(encode_roster(ROSTER), 2, 1), (b"\x10in the second segment", 3, 2)]
+    return {1: GroupState(0, None, 1, 0, 3, entries, encode_base(BASE))}
 
 
 def _cycle(log: Wal) -> None:

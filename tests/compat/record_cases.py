@@ -9,11 +9,20 @@ from itertools import chain
 from cluster.raft.wal_format import RecordType
 from kalamdb.model import codec, keys
 from kalamdb.model.audit import AuditEntry
-from kalamdb.model.catalog import Identity, Namespace, Placement, User, ViewDef
+from kalamdb.model.catalog import (
+    Identity,
+    Namespace,
+    NodeRecord,
+    NodeState,
+    Placement,
+    User,
+    ViewDef,
+)
 from kalamdb.model.change import Op, Row
 from kalamdb.model.command import Command, Entry, Outcome
-from kalamdb.model.ids import GroupId, Seq, Slot, TableId
+from kalamdb.model.ids import GroupId, NodeId, Seq, Slot, TableId
 from kalamdb.model.principal import Role
+from kalamdb.model.slot import Move, MoveState, SlotHead
 from kalamdb.model.table import (
     AccessLevel,
     Check,
@@ -29,17 +38,16 @@ from kalamdb.model.table import (
     Unique,
 )
 from kalamdb.model.types import ColumnType, Kind
-from kalamdb.store import catalog_codec, staged
+from kalamdb.store import catalog_codec, slot_codec, staged
 from kalamdb.store.audit import decode_audit, encode_audit
 from kalamdb.store.catalog_codec import (
     Fence,
     FenceState,
     RecordKind,
     Replaced,
-    SlotRecord,
-    SlotState,
     TableState,
 )
+from kalamdb.store.slot_codec import Arrival, ArrivalState, SlotRecord, SlotState
 from tests.compat.case import Case, nothing
 
 SEQ = Seq(0x0102030405060708)
@@ -255,9 +263,45 @@ def catalog_cases() -> list[Case]:
     cases.append(Case("view", view, VIEW, catalog_codec.decode_view, 1))
     for state in SlotState:
         record = SlotRecord(3, state)
-        made_slot = catalog_codec.encode_slot(record)
-        cases.append(Case(f"slot {state.name}", made_slot, record, catalog_codec.decode_slot, 1))
-    return cases
+        made_slot = slot_codec.encode_slot(record)
+        cases.append(Case(f"slot {state.name}", made_slot, record, slot_codec.decode_slot, 1))
+    return cases + node_cases() + move_cases()
+
+
+def move_cases() -> list[Case]:
+    """Slots on their way."""
+    head = SlotHead(77, Seq(90), Seq(40), ((GroupId(3), Seq(60)),), ((TableId(7), 2),), 5)
+    arrival = Arrival(2, ArrivalState.FILLING, head, b"key", 3, 120, 4096)
+    frozen = SlotRecord(4, SlotState.FROZEN, Seq(90), GroupId(2))
+    importing = SlotRecord(4, SlotState.IMPORTING, Seq(90), GroupId(1), arrival)
+    move = Move(Slot(9), GroupId(1), GroupId(2), 4, MoveState.MOVING, 1_790_000_000_000)
+    encode, decode = slot_codec.encode_slot, slot_codec.decode_slot
+    moved = slot_codec.encode_move(move)
+    return [
+        Case("slot frozen at a cut", encode(frozen), frozen, decode, 1),
+        Case("slot with an image", encode(importing), importing, decode, 1),
+        Case("move", moved, move, slot_codec.decode_move, 1),
+    ]
+
+
+def node_cases() -> list[Case]:
+    node = NodeRecord(
+        NodeId(3), "0e3f", "n3:9189", "n3:8080", NodeState.DRAINING, 1_790_000_000_000
+    )
+    voters = (NodeId(3), NodeId(1), NodeId(2))
+    return [
+        Case("node", catalog_codec.encode_node(node), node, catalog_codec.decode_node, 1),
+        Case(
+            "members", catalog_codec.encode_members(voters), voters, catalog_codec.decode_members, 1
+        ),
+        Case(
+            "replication",
+            catalog_codec.encode_replication(5),
+            5,
+            catalog_codec.decode_replication,
+            1,
+        ),
+    ]
 
 
 _NUMBERED: tuple[type[IntEnum], ...] = (
@@ -267,9 +311,11 @@ _NUMBERED: tuple[type[IntEnum], ...] = (
     TableState,
     FenceState,
     SlotState,
+    ArrivalState,
+    MoveState,
     RecordType,
 )
-_NAMED = (Kind, TableKind, AccessLevel, DefaultKind, Role)
+_NAMED = (Kind, TableKind, AccessLevel, DefaultKind, Role, NodeState)
 
 
 def name_cases() -> list[Case]:

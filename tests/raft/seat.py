@@ -70,7 +70,8 @@ class ListMachine:
 class Seat:
     """Node 1; also its link, drive, clock and dice. Background work waits for `work()`."""
 
-    def __init__(self, size: int = 3, **wal: Any) -> None:
+    def __init__(self, size: int = 3, *, joining: bool = False, **wal: Any) -> None:
+        self.joining = joining
         self.now_s = 100.0
         self.disk = ModelDisk()
         self.machine = ListMachine()
@@ -89,7 +90,7 @@ class Seat:
             ids=self,
             drive=self,
         )
-        self.group = self.hub.open(0, self.voters, self.machine)
+        self.group = self.hub.open(0, self.voters, self.machine, joining=self.joining)
         for peer in self.voters[1:]:
             self.hub.connected(peer)
         self.cycle()

@@ -93,7 +93,7 @@ class Chaos:
                 world.at(later_s, self.calm)
             case _:
                 if world.nodes[id].hub:
-                    world.nodes[id].group().hand_over(dice.choice(world.voters))
+                    world.hand_over(id, dice.choice(world.voters))
 
     def stop(self, id: int, *, power: bool) -> None:
         if self.world.nodes[id].hub:
@@ -221,9 +221,10 @@ def test_leadership_can_be_handed_over() -> None:
     second = next(id for id in world.voters if id != first)
     world.run(0.2)
     start_s = world.now_s
-    assert world.nodes[first].group().hand_over(second)
+    asked = world.hand_over(first, second)
     assert world.run(1.0, lambda: world.leader() == second)
     assert world.now_s - start_s < 0.1
+    assert world.run(0.2, lambda: asked.well)
     assert world.resigned == ["another term began"]
 
 
@@ -235,11 +236,13 @@ def test_a_refused_hand_over_resumes() -> None:
     world.run(0.2)
     second = next(id for id in world.voters if id != first)
     world.cut.add((first, second))  # it will never hear of it
-    assert world.nodes[first].group().hand_over(second)
+    asked = world.hand_over(first, second)
     world.write(1)
     world.run(0.2)
     assert len(world.acked) == 10
+    assert not asked.done
     world.wait_acked(11, 1.0)
+    assert isinstance(asked.error if asked.done else None, Unavailable)
 
 
 async def test_read_index_is_confirmed_by_a_majority() -> None:

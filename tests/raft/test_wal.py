@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from cluster.raft import audit, journal, wal
 from cluster.raft.disk import DirectoryDisk
 from cluster.raft.journal import GroupJournal
+from cluster.raft.members import Roster, encode_roster
 from cluster.raft.wal import EXIT_DISK, Wal
 from cluster.raft.wal_format import (
     FORMAT_VERSION,
@@ -44,7 +45,7 @@ class Store:
 
     def state(self) -> list[object]:
         return [
-            (gid, j[:], j.getCurrentTerm(), j.getVotedForNodeId())
+            (gid, j[:], j.getCurrentTerm(), j.getVotedForNodeId(), j.members.base, j.members.roster)
             for gid, j in self.journals.items()
         ]
 
@@ -79,12 +80,17 @@ class Store:
                 log.start_after(min(log.base_index + amount, log.last_index))
             case 5:
                 log.reset(log.last_index + amount, log.getCurrentTerm())
+            case 6:
+                self.add(gid, 1, encode_roster(Roster(tuple(range(1, amount + 1)), (99,))))
+            case 7:
+                self.wal.forget(gid)
+                self.journals[gid] = GroupJournal(self.wal, gid, 1)
             case _:
                 raise AssertionError(kind)
 
 
 ACTIONS = st.lists(
-    st.tuples(st.sampled_from(GIDS), st.integers(0, 5), st.integers(1, 9)), min_size=1, max_size=6
+    st.tuples(st.sampled_from(GIDS), st.integers(0, 7), st.integers(1, 9)), min_size=1, max_size=6
 )
 CRASHES = st.tuples(st.sampled_from(["no", "kill", "power"]), st.integers(0, 4))
 

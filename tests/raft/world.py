@@ -23,6 +23,7 @@ from cluster.raft.hub import Hub
 from cluster.raft.wal import Batch, Wal
 from kalamdb.errors import Unavailable
 from kalamdb.ports import AppliedMark, LogEntry
+from tests.raft.asking import Ask, WorldLoop, step
 
 SECTOR = 512
 
@@ -237,6 +238,7 @@ class World:
         self.acked: dict[tuple[int, bytes], int] = {}
         self.resigned: list[str] = []
         self.images = self.led = self.written = 0
+        self.loop = WorldLoop(self)
         self.voters = tuple(range(1, size + 1))
         self.gids = tuple(range(groups))
         self.nodes: dict[int, Node] = {}
@@ -304,9 +306,12 @@ class World:
         node.hub = Hub(id, wal, drive, clock=self, ids=self, drive=drive)
         for gid, machine in node.machines.items():
             machine.begin()
-            node.groups[gid] = node.hub.open(gid, self.voters, machine, self.timings)
+            node.groups[gid] = self.open(node.hub, gid, machine)
         for other in self.voters:
             self.connect(id, other)
+
+    def open(self, hub: Hub, gid: int, machine: Machine) -> Group:
+        return hub.open(gid, self.voters, machine, self.timings)
 
     def stop(self, id: int, *, power: bool = False) -> None:
         """kill -9, or a power cut."""
@@ -422,6 +427,14 @@ class World:
             for b in self.voters:
                 if a < b:
                     self.reset(a, b)
+
+    # Asking a group for what takes time.
+
+    def step(self, action: Callable[..., Any], *args: Any) -> Any:
+        return step(self.loop, action, args)
+
+    def hand_over(self, id: int, peer: int) -> Ask:
+        return Ask(self, self.nodes[id].group().hand_over, (peer,))
 
     # Looking.
 
