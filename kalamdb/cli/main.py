@@ -6,10 +6,7 @@ nothing was done · 5 the outcome is unknown. What went wrong is on stderr, resu
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import sys
-from collections.abc import Coroutine
 from typing import Annotated, Any
 
 import orjson
@@ -18,21 +15,19 @@ from rich.console import Console
 from rich.text import Text
 
 from kalamdb.cli import render, settings_page, statements_page
-from kalamdb.cli.connection import Login, Refused, connected
+from kalamdb.cli.cluster import cluster
+from kalamdb.cli.connection import connected
 from kalamdb.cli.demo import demo
 from kalamdb.cli.render import Format
+from kalamdb.cli.signing import DEFAULT_URL, Password, Shown, Token, Url, User, login_of
+from kalamdb.cli.signing import run as run_async
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="KalamDB from a shell.", rich_markup_mode=None
 )
 app.command("demo")(demo)
 
-Url = Annotated[str, typer.Option(envvar="KALAM_URL", help="address of a node")]
-User = Annotated[str | None, typer.Option(envvar="KALAM_USER", help="who signs in")]
-Password = Annotated[str | None, typer.Option(envvar="KALAM_PASSWORD", help="asked for if absent")]
-Token = Annotated[str | None, typer.Option(envvar="KALAM_TOKEN", help="instead of user, password")]
-Shown = Annotated[Format, typer.Option("--format", help="how rows are printed")]
-DEFAULT_URL = "http://127.0.0.1:8080"
+app.add_typer(cluster, name="cluster")
 
 
 @app.command("sql")
@@ -51,14 +46,14 @@ def sql(
     """Run statements and print their results."""
     text = sys.stdin.read() if statement == "-" else statement
     values = _params(params)
-    login = _login(url, user, password, token)
+    login = login_of(url, user, password, token)
 
     async def run() -> None:
         async with connected(login) as connection:
             results = await connection.execute(text, values, namespace, request_id)
         render.show(Console(), results, form)
 
-    _run(run())
+    run_async(run())
 
 
 @app.command("live")
@@ -76,7 +71,7 @@ def live(
     """Print rows of a live query as they come, until Ctrl-C: + new, ~ changed, - gone."""
     if form is Format.CSV:
         raise typer.BadParameter("a live query prints text or json", param_hint="--format")
-    login = _login(url, user, password, token)
+    login = login_of(url, user, password, token)
     console = Console()
 
     async def run() -> None:
@@ -86,7 +81,7 @@ def live(
                     line = Text(f"{mark} ", style=render.MARK_STYLES[mark])
                     console.print(line.append(row, style="default"), soft_wrap=True)
 
-    _run(run())
+    run_async(run())
 
 
 @app.command("settings")
@@ -119,22 +114,3 @@ def _params(text: str | None) -> list[Any] | None:
     if not isinstance(values, list):
         raise typer.BadParameter("it must be a JSON array", param_hint="--params")
     return values  # pyright: ignore[reportUnknownVariableType]
-
-
-def _login(url: str, user: str | None, password: str | None, token: str | None) -> Login:
-    if token is not None:
-        return Login(url, token=token)
-    if user is None:
-        raise typer.BadParameter("say who signs in: --user, or --token", param_hint="--user")
-    if password is None:
-        password = typer.prompt(f"password of {user}", hide_input=True, err=True)
-    return Login(url, user=user, password=password)
-
-
-def _run(work: Coroutine[Any, Any, None]) -> None:
-    try:
-        with contextlib.suppress(KeyboardInterrupt):
-            asyncio.run(work)
-    except Refused as refused:
-        Console(stderr=True).print(Text(str(refused), style="red"), soft_wrap=True)
-        raise typer.Exit(refused.exit_code) from refused

@@ -13,7 +13,8 @@ from kalamdb.errors import PermissionDenied
 from kalamdb.model.principal import Principal, Role
 from kalamdb.session import permissions
 from kalamdb.sql.parse import parse
-from kalamdb.sql.statement_table import TABLE, Entry, Theme
+from kalamdb.sql.statement_entry import Entry, Theme
+from kalamdb.sql.statement_table import TABLE
 
 HEAD = """# Statements
 

@@ -13,16 +13,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import assert_never
 
+from kalamdb.cluster_errors import NodeNeeded, NodeTaken, UnknownNode
 from kalamdb.decide.draft import Draft
 from kalamdb.decide.schema import done, put_record
-from kalamdb.errors import (
-    AlreadyExists,
-    Conflict,
-    InvalidStatement,
-    NodeNeeded,
-    Unavailable,
-    UnknownNode,
-)
+from kalamdb.errors import Conflict, InvalidStatement, Unavailable
 from kalamdb.model import work
 from kalamdb.model.catalog import (
     MEMBERS_ALLOWED,
@@ -79,18 +73,19 @@ def _joined(asked: work.PutNode, catalog: CatalogView, found: NodeRecord | None)
     if sum(node.holds for node in catalog.nodes.values()) >= NODES_MAX:
         raise InvalidStatement(f"a cluster has at most {NODES_MAX} nodes")
     _check_addresses(asked, catalog)
-    # A node that groups have had from the beginning holds their rows already.
-    voted = _placement(catalog).held_by(asked.node)
+    # A node that groups have had from the beginning holds their rows already; one that was removed
+    # begins anew, although groups may still be meant to have it.
+    voted = found is None and _placement(catalog).held_by(asked.node)
     state = NodeState.ACTIVE if voted else NodeState.JOINING
     return NodeRecord(asked.node, asked.uuid, asked.rpc, asked.http, state, 0)
 
 
 def _spoken(asked: work.PutNode, found: NodeRecord, catalog: CatalogView) -> NodeRecord:
     if asked.uuid and found.uuid and asked.uuid != found.uuid:
-        raise AlreadyExists(
-            f"node {asked.node} with another disk (an empty disk has forgotten its votes; CLUSTER"
-            f" LEAVE {asked.node} and CLUSTER REMOVE {asked.node} free the id): disk",
-            found.uuid,
+        raise NodeTaken(
+            asked.node,
+            "the id is of another disk, and an empty one has forgotten its votes;"
+            f" CLUSTER REMOVE {asked.node} frees it",
         )
     _check_addresses(asked, catalog)
     returns = asked.join and found.state is NodeState.DRAINING
@@ -113,9 +108,9 @@ def _check_addresses(asked: work.PutNode, catalog: CatalogView) -> None:
         if other.id == asked.node or not other.holds:
             continue
         if other.rpc == asked.rpc:
-            raise AlreadyExists(f"node {other.id} at", asked.rpc)
+            raise NodeTaken(asked.node, f"{asked.rpc} is the address of node {other.id}")
         if asked.uuid and other.uuid == asked.uuid:
-            raise AlreadyExists(f"node {other.id} with the disk", asked.uuid)
+            raise NodeTaken(asked.node, f"its disk is that of node {other.id}")
 
 
 def activate_node(draft: Draft, asked: work.ActivateNode, catalog: CatalogView) -> Outcome:
@@ -137,9 +132,16 @@ def drain_node(draft: Draft, asked: work.DrainNode, catalog: CatalogView) -> Out
     )
     placement = _placement(catalog)
     held = placement.held_by(asked.node)
-    needed = max((len(placement.voters_of(group)) for group in held), default=0)
-    if held and left < max(needed, 1):
-        raise NodeNeeded(asked.node, f"its groups have {needed} members, {left} nodes would be left")
+    members = max((len(placement.voters_of(group)) for group in held), default=0)
+    needed = min(members, placement.replication)
+    if not left and held:
+        raise NodeNeeded(asked.node, "no other node could hold its groups")
+    if left < needed:
+        raise NodeNeeded(
+            asked.node,
+            f"groups have {needed} members, and {left} nodes would be left; CLUSTER JOIN another"
+            f" node first, or CLUSTER REPLICATION 1; CLUSTER REMOVE {asked.node} if it is dead",
+        )
     made = replace(found, state=NodeState.DRAINING, since_ms=draft.wall_ms)
     return _put(draft, catalog, found, made)
 
@@ -147,7 +149,7 @@ def drain_node(draft: Draft, asked: work.DrainNode, catalog: CatalogView) -> Out
 def remove_node(draft: Draft, asked: work.RemoveNode, catalog: CatalogView) -> Outcome:
     found = _member(asked.node, catalog)
     held = _placement(catalog).held_by(asked.node)
-    if held:
+    if held and not asked.dead:
         named = ", ".join(map(str, held))
         raise NodeNeeded(
             asked.node, f"it holds members of groups {named}; CLUSTER LEAVE {asked.node} moves them"
@@ -169,9 +171,10 @@ def put_members(draft: Draft, asked: work.PutMembers, catalog: CatalogView) -> O
         if len(voters) not in MEMBERS_ALLOWED or len(set(voters)) != len(voters):
             raise InvalidStatement(f"a group has 1, 3 or 5 different voters, not {voters}")
         before = placement.voters_of(group)
-        for node in voters:
+        # What a new cluster begins with comes first.
+        for node in set(voters).difference(before) if catalog.nodes else ():
             state = _member(node, catalog).state
-            if state is not NodeState.ACTIVE and node not in before:
+            if state is not NodeState.ACTIVE:
                 raise Conflict(f"node {node} is {state.value} and gets no members")
         put_record(draft, catalog, records.members_key(group), encode_members(voters))
     return done(draft, len(changed))
@@ -202,9 +205,7 @@ def _placement(catalog: CatalogView) -> Placement:
     return catalog.placement
 
 
-def _put(
-    draft: Draft, catalog: CatalogView, found: NodeRecord | None, made: NodeRecord
-) -> Outcome:
+def _put(draft: Draft, catalog: CatalogView, found: NodeRecord | None, made: NodeRecord) -> Outcome:
     if found == made:
         return done(draft, 0)
     put_record(draft, catalog, records.node_key(made.id), encode_node(made))
