@@ -33,12 +33,12 @@ from kalamdb.errors import (
     Unavailable,
 )
 from kalamdb.feed.budget import Account, Job, Lines
-from kalamdb.feed.hub import Hub
+from kalamdb.feed.hub import Watcher
 from kalamdb.feed.live_result import LiveResult, Viewer
 from kalamdb.feed.result import Result, ResultCursor, query_id, result_of
 from kalamdb.lib.clock import Clock
 from kalamdb.model import keys
-from kalamdb.model.ids import Partition, TableId
+from kalamdb.model.ids import GroupId, Partition, TableId
 from kalamdb.ports import Groups
 from kalamdb.query.engine_pool import EnginePool
 from kalamdb.query.moment import Evaluated, evaluate_now, evaluate_then
@@ -102,14 +102,24 @@ class EvaluationStatistics:
     evaluation_s: float
 
 
-class Hubs(Protocol):
-    """The hubs of this node."""
+class Watchable(Protocol):
+    """Of a hub, here or at another node, what evaluations need (`Hub.watch`, `Hub.unwatch`)."""
 
-    def of(self, partition: Partition) -> Hub:
+    def watch(
+        self, watcher: Watcher, chains: Sequence[bytes], tables: Sequence[TableId] = ()
+    ) -> None: ...
+
+    def unwatch(self, watcher: Watcher) -> None: ...
+
+
+class Hubs(Protocol):
+    """The hubs of all groups. What compares equal is one and the same."""
+
+    def of(self, partition: Partition) -> Watchable:
         """The one of a partition's group. Raises Unavailable."""
         ...
 
-    def everywhere(self) -> Sequence[Hub]:
+    def everywhere(self) -> Sequence[Watchable]:
         """Those of all data groups."""
         ...
 
@@ -243,7 +253,7 @@ class Evaluations:
         return found
 
     def _watch(self, result: LiveResult) -> None:
-        places: dict[Hub, tuple[list[bytes], list[TableId]]] = {}
+        places: dict[Watchable, tuple[list[bytes], list[TableId]]] = {}
         tenant = result.plan.env.principal.partition
         for use in result.plan.scan.tables:
             if use.all_users:
@@ -258,14 +268,19 @@ class Evaluations:
         result.hubs = tuple(places)
 
     def barrier(self, plan: ReevaluatedPlan) -> Awaitable[object] | None:
-        """This node leads what the query reads; None: known at once. Raises Unavailable."""
-        tenant = plan.env.principal.partition
+        """This node leads what the query reads here; None: known at once. What it reads elsewhere
+        is confirmed there, by each evaluation. Raises Unavailable.
+        """
+        tenant, far = plan.env.principal.partition, self._groups.far
         waits: list[Awaitable[object] | None] = []
         for use in plan.scan.tables:
             if use.all_users:
-                waits.append(self._groups.barrier_everywhere())
-            else:
-                waits.append(self._groups.barrier(use.table.partition_for(tenant)))
+                away = frozenset[GroupId]() if far is None else far.groups()
+                waits.append(self._groups.barrier_everywhere(away))
+                continue
+            partition = use.table.partition_for(tenant)
+            if far is None or far.group_of(partition) is None:
+                waits.append(self._groups.barrier(partition))
         waiting = [wait for wait in waits if wait is not None]
         return asyncio.gather(*waiting) if waiting else None
 

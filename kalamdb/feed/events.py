@@ -34,20 +34,23 @@ from kalamdb.model.table import DELETED_COLUMN, DELETED_COLUMN_ID, SEQ_COLUMN, C
 from kalamdb.model.values import encoder
 from kalamdb.sql.bound import LivePlan
 
+NO_SEQ = Seq(0)
 _Field = tuple[int, str, Callable[[Any], Any] | None]
 
 
 class FeedEvent:
     """One serialised event; `seq` is the last change it stands for, 0 for results evaluated anew.
+    `prev_seq` is the change before it in its chain.
 
     `frames`, `deflated` and `packed` belong to the edge: what it made of it once.
     """
 
-    __slots__ = ("deflated", "frames", "packed", "seq", "tail")
+    __slots__ = ("deflated", "frames", "packed", "prev_seq", "seq", "tail")
 
-    def __init__(self, seq: Seq, tail: bytes) -> None:
+    def __init__(self, seq: Seq, tail: bytes, prev_seq: Seq = NO_SEQ) -> None:
         self.seq = seq
         self.tail = tail
+        self.prev_seq = prev_seq
         self.frames: dict[bytes, bytes] = {}
         self.deflated: bytes | None = None
         self.packed: object = None
@@ -103,7 +106,7 @@ class Renderer:
         fields["seq"] = str(change.seq)
         fields["prev_seq"] = str(change.prev_seq)
         fields["commit"] = commit
-        return FeedEvent(change.seq, orjson.dumps(fields)[1:])
+        return FeedEvent(change.seq, orjson.dumps(fields)[1:], change.prev_seq)
 
     def _image(
         self, fields: tuple[_Field, ...], row: Row, seq: Seq, *, deleted: bool

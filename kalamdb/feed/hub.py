@@ -21,7 +21,7 @@ tell a client when others write.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -32,7 +32,7 @@ from kalamdb.feed.events import FeedEvent, Renderer
 from kalamdb.feed.predicate import ChangeKind, completed, judge
 from kalamdb.model import keys
 from kalamdb.model.change import Change, ChangeBatch
-from kalamdb.model.ids import Seq, TableId
+from kalamdb.model.ids import Partition, Seq, Slot, TableId, slot_of
 from kalamdb.model.table import TableDef
 from kalamdb.sql.bound import LivePlan
 
@@ -48,6 +48,7 @@ class EndReason(Enum):
     TABLE_DROPPED = "TABLE_DROPPED"
     SCHEMA_CHANGED = "SCHEMA_CHANGED"
     LEADERSHIP_LOST = "LEADERSHIP_LOST"
+    SLOT_MOVED = "SLOT_MOVED"
     FILTER_FAILED = "SUBSCRIPTION_FAILED"
     BROKEN = "INTERNAL_ERROR"
 
@@ -252,6 +253,18 @@ class Hub:
             watcher.end_watch(EndReason.LEADERSHIP_LOST, reason)
         self._joined_upto = Seq(0)
 
+    def close_slots(self, slots: Collection[Slot], detail: str) -> None:
+        """End what watches chains of slots that were frozen: another group goes on with them.
+
+        To be called once everything up to the cut is published: each cursor stands at the cut then.
+        """
+        members = [member for member in self._members if _slot_of(member.chain) in slots]
+        self._end_all(members, EndReason.SLOT_MOVED, detail)
+        for watcher, places in list(self._watchers.items()):
+            if any(len(place) > _TABLE_BYTES and _slot_of(place) in slots for place in places):
+                self.unwatch(watcher)
+                watcher.end_watch(EndReason.SLOT_MOVED, detail)
+
     # ---- the watchers' side ---------------------------------------------------------------------
 
     def watch(
@@ -369,3 +382,7 @@ class Hub:
             feeds.remove(feed)
             if not feeds.by_shape:
                 del self._chains[chain]
+
+
+def _slot_of(chain: bytes) -> Slot:
+    return slot_of(Partition(keys.split_terminated(chain, _TABLE_BYTES)[0]))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 from kalamdb.errors import CursorExpired, KalamError, SchemaChanged, Unavailable, UnknownTable
 from kalamdb.feed.budget import Account
 from kalamdb.feed.events import FeedEvent
-from kalamdb.feed.hub import EndReason, Hub, StreamEnd
+from kalamdb.feed.hub import EndReason, StreamEnd
 from kalamdb.feed.result import Result, ResultCursor
 from kalamdb.feed.unit import unit
 from kalamdb.model.ids import Partition
@@ -27,7 +27,7 @@ from kalamdb.model.table import TableKind
 from kalamdb.sql.bound import ReevaluatedPlan
 
 if TYPE_CHECKING:
-    from kalamdb.feed.evaluations import Evaluations
+    from kalamdb.feed.evaluations import Evaluations, Watchable
 
 RETRY_S = 0.1
 
@@ -81,7 +81,7 @@ class LiveResult:
         self.account = account
         self.query = query
         self.whose = whose
-        self.hubs: tuple[Hub, ...] = ()
+        self.hubs: tuple[Watchable, ...] = ()
         self.viewers: dict[Viewer, None] = {}
         self.waiting: dict[Viewer, int] = {}  # for the evaluation with at least this number
         self._pasts: dict[Viewer, Callable[[], None]] = {}  # being put together; calls it off

@@ -16,6 +16,7 @@ unit, whose end it gives out before anything else; its cursor names the last who
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from kalamdb.errors import CursorExpired, KalamError, Unsupported
@@ -40,7 +41,7 @@ from kalamdb.feed.subscription import (
 from kalamdb.model.catalog import ViewDef
 from kalamdb.model.ids import Seq
 from kalamdb.model.table import TableDef
-from kalamdb.sql.bound import OutputColumn
+from kalamdb.sql.bound import OutputColumn, ReevaluatedPlan
 
 _STEPPED = frozenset((Stage.NEW, Stage.LOADING, Stage.CATCH_UP, Stage.ARRIVED))
 
@@ -70,6 +71,29 @@ class ResultOutlet(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """What was left of a unit when its stream ended, and the cursor at its end."""
+
+    events: Sequence[FeedEvent]
+    cursor: str
+
+
+def check_start(start: Start) -> FromNow | Whole | Resume | ResumeResult:
+    """Where a result may begin. Raises Unsupported."""
+    if isinstance(start, Newest):
+        raise Unsupported("last_rows of a query that is evaluated anew", "write ORDER BY … LIMIT")
+    return start
+
+
+def check_after(after: Seq | None) -> None:
+    """Raises Unsupported: pages of a result cannot be begun elsewhere."""
+    if after is not None:
+        raise Unsupported(
+            "last_seq_id in a query that is evaluated anew", "pages follow one another"
+        )
+
+
 class ResultSubscription:
     """Implements `live_result.Viewer`. Its owner steps it while `wants_step`, and closes it."""
 
@@ -84,14 +108,13 @@ class ResultSubscription:
         prefix: bytes | None = None,
     ) -> None:
         """Raises Unsupported, SubscriptionLimit, Unavailable."""
-        if isinstance(start, Newest):
-            raise Unsupported(
-                "last_rows of a query that is evaluated anew", "write ORDER BY … LIMIT"
-            )
         self.id = subscription_id
         self.prefix = event_prefix(subscription_id) if prefix is None else prefix
         self.stage = Stage.NEW
-        self._start: FromNow | Whole | Resume | ResumeResult = start
+        self._resuming = str(start.cursor) if isinstance(start, ResumeResult) else "0"
+        self.begun = isinstance(start, ResumeResult) and start.goes_on  # its beginning was told
+        self.unfinished: Unfinished | None = None  # once it has ended
+        self.start = check_start(start)
         self._outlet = outlet
         self._limits = limits
         self._given: Result | None = None  # all of it was given out; None while LIVE
@@ -110,6 +133,10 @@ class ResultSubscription:
         self._result = open_result(self)
 
     # ---- the owner's side -----------------------------------------------------------------------
+
+    @property
+    def plan(self) -> ReevaluatedPlan:
+        return self._result.plan
 
     @property
     def tables(self) -> tuple[TableDef, ...]:
@@ -144,11 +171,23 @@ class ResultSubscription:
         return self.stage is Stage.LIVE
 
     @property
+    def in_unit(self) -> bool:
+        """A unit is being given out, and its end is still to come."""
+        return self._target is not None
+
+    @property
+    def loaded(self) -> bool:
+        """The rows it began with were given out: its cursor says where it is."""
+        return self.cursor != "0"
+
+    @property
     def cursor(self) -> str:
         """The last result that was given out whole (or queued at the outlet); "0": none."""
         if self.stage is Stage.LIVE:
             return str(self._result.cursor)
-        return "0" if self._given is None else str(self._given.cursor)
+        if self._given is None:
+            return self._resuming if self.begun else "0"
+        return str(self._given.cursor)
 
     def step(self, now_s: float) -> list[Output]:
         """Do a bounded piece of work; queue what it gives before anything else runs.
@@ -176,10 +215,7 @@ class ResultSubscription:
 
     def next_page(self, after: Seq | None, now_s: float) -> bool:
         """The client wants the next page. False: none is due. Raises Unsupported, CursorExpired."""
-        if after is not None:
-            raise Unsupported(
-                "last_seq_id in a query that is evaluated anew", "pages follow one another"
-            )
+        check_after(after)
         if self.stage is not Stage.WAITING:
             return False
         self.check_hold(now_s)
@@ -231,12 +267,18 @@ class ResultSubscription:
 
     def end(self, end: StreamEnd) -> None:
         told = StreamEnd(end.reason, end.detail, self.cursor)
+        self._keep_unfinished()
         self.close()
         self._outlet.ended(self, told)
 
     def fail(self, fault: KalamError) -> None:
         if self.stage is not Stage.ENDED:
+            self._keep_unfinished()
             self._outlet.failed(self, fault)
+
+    def _keep_unfinished(self) -> None:
+        if self._target is not None:
+            self.unfinished = Unfinished(self._unit[self._unit_at :], str(self._target.cursor))
 
     def _hold(self, result: Result) -> None:
         """Rows that wait for the client to ask are counted. Raises Overloaded."""
@@ -251,9 +293,10 @@ class ResultSubscription:
     # ---- steps ----------------------------------------------------------------------------------
 
     def _begin(self, now: Result, now_s: float) -> list[Output]:
-        match self._start:
+        match self.start:
             case FromNow():
                 self._told = str(now.cursor)
+                self.begun = True
                 self._follow(now)
                 return [Accepted(Page(0, False, None, self._told), reset=False)]
             case ResumeResult(cursor) as resume:
@@ -282,7 +325,10 @@ class ResultSubscription:
         if isinstance(past, Result):
             self._told = str(past.cursor)
             page = Page(0, False, None, self._told)
+            self.begun = True
             self._follow(past)
+            if resume.goes_on:
+                return []
             return [Accepted(page, reset=False), Rows((), page)]
         if not (resume.snapshot_if_expired and isinstance(past, CursorExpired)):
             raise past
@@ -305,6 +351,7 @@ class ResultSubscription:
             self.stage = Stage.CATCH_UP
 
     def _load(self, now: Result, batch_rows: int, now_s: float) -> list[Output]:
+        self._resuming = "0"
         self._loading = now
         self._batch_rows = batch_rows
         self._opened_s = now_s
@@ -326,6 +373,7 @@ class ResultSubscription:
         page = Page(self._page, more, None, None if more else str(result.cursor))
         out: list[Output] = [Rows(tuple(rows[first:stop]), page)]
         if self._page == 0:
+            self.begun = True
             out.insert(0, Accepted(Page(0, more, None, None), reset=self._reset))
         self._page += 1
         if more:

@@ -46,12 +46,16 @@ class FromNow:
 class Resume:
     """Changes after `cursor`. `snapshot_if_expired`: a whole snapshot when they cannot be replayed.
 
-    A cursor of zero stands before everything: what it missed is the whole table.
+    A cursor of zero stands before everything: what it missed is the whole table. `goes_on`: the
+    subscription was somewhere else until now, and nothing is said of its beginning here; zero
+    stands before the first change then, and `cut` says that it was inside a transaction.
     """
 
     cursor: Seq
     batch_rows: int
     snapshot_if_expired: bool
+    goes_on: bool = False
+    cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,7 @@ class ResumeResult:
     cursor: ResultCursor
     batch_rows: int
     snapshot_if_expired: bool
+    goes_on: bool = False
 
 
 Start = FromNow | Whole | Newest | Resume | ResumeResult
@@ -170,7 +175,10 @@ class Subscription:
         self.push = outlet.push
         self.position = start.cursor if isinstance(start, Resume) else Seq(0)
         self.stage = Stage.NEW
-        self._start = start
+        goes_on = isinstance(start, Resume) and start.goes_on
+        self.begun = goes_on  # its beginning was told
+        self.loaded = goes_on  # the rows it began with were given out: its cursor says where it is
+        self.start = start
         self._snapshot = snapshot
         self._is_current = is_current
         self._hub = hub
@@ -180,10 +188,16 @@ class Subscription:
         self._load: Load | None = None
         self._reset = False
         self._told = Seq(0)  # the last cursor it gave; events of the hub have theirs
-        self._cut = False  # the last round ended inside a transaction
+        # What was given out ended inside a transaction.
+        self._cut = isinstance(start, Resume) and start.cut
         hub.enter(self)
 
     # ---- the owner's side -----------------------------------------------------------------------
+
+    @property
+    def cut(self) -> bool:
+        """What it has given out may end inside a transaction."""
+        return self._cut
 
     @property
     def wants_step(self) -> bool:
@@ -266,19 +280,25 @@ class Subscription:
     # ---- steps ----------------------------------------------------------------------------------
 
     def _begin(self, now_s: float) -> list[Output]:
-        match self._start:
+        match self.start:
             case FromNow():
                 with self._snapshot() as snapshot:
                     self._join(snapshot)
                 self._told = self.position
+                self.begun = self.loaded = True
                 return [Accepted(Page(0, False, None, self.position), reset=False)]
-            case Resume(cursor) as resume if cursor > 0 and self._can_replay(resume):
+            case Resume(cursor) as resume if (cursor or resume.goes_on) and self._can_replay(
+                resume
+            ):
                 self.position = self._told = cursor
                 self.stage = Stage.CATCH_UP
+                self.begun = self.loaded = True
+                if resume.goes_on:
+                    return []
                 page = Page(0, False, None, cursor)
                 return [Accepted(page, reset=False), Rows((), page)]
-            case Resume(cursor, batch_rows):
-                self._reset = cursor > 0
+            case Resume(cursor, batch_rows) as resume:
+                self._reset = cursor > 0 or resume.goes_on
                 wanted = Whole(batch_rows)
             case ResumeResult(cursor) as resume:
                 if not resume.snapshot_if_expired:
@@ -300,6 +320,7 @@ class Subscription:
             ranges=self.plan.ranges if by_key else None,
         )
         self.position = Seq(0)  # who is cut off while loading has to load again
+        self.loaded = False
         self.stage = Stage.LOADING
         return self._load_slice()
 
@@ -331,10 +352,12 @@ class Subscription:
         page, rows = found
         out: list[Output] = [Rows(rows, page)]
         if page.number == 0:
+            self.begun = True
             out.insert(0, Accepted(replace(page, seq=None), reset=self._reset))
         if page.has_more:
             self.stage = Stage.WAITING
         else:
+            self.loaded = True
             self.position = self._told = load.cursor
             self.stage = Stage.CATCH_UP
             self._close_snapshot()

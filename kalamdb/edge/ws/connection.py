@@ -32,7 +32,9 @@ from kalamdb.edge.ws.msgpack import Unreadable, unpacked
 from kalamdb.edge.ws.ongoing import Directory, WsStatistics
 from kalamdb.edge.ws.outbox import Flusher, Outbox
 from kalamdb.edge.ws.queries import Queries, QueryServices, Talks
-from kalamdb.edge.ws.streams import LiveServices, Streams
+from kalamdb.edge.ws.relayed import Relays
+from kalamdb.edge.ws.services import LiveServices
+from kalamdb.edge.ws.streams import Streams
 from kalamdb.errors import KalamError, SigningKeyPending, Unauthenticated
 from kalamdb.feed.evaluations import Evaluations
 from kalamdb.feed.hub import Hub
@@ -64,6 +66,7 @@ class WsEdge:
         evaluations: Evaluations | None = None,
         talks: Talks | None = None,
         users: Buckets | None = None,
+        relays: Relays | None = None,
         allowed_origins: Sequence[str] = (),
         origin_required: bool = False,
         node: int = 1,
@@ -82,6 +85,7 @@ class WsEdge:
             ThreadPoolExecutor(1, thread_name_prefix="ws-pack"),
             Counter(),
             evaluations,
+            relays,
         )
         self.queries = QueryServices(talks, clock, self.services.packer, users)
         self.directory = Directory(clock, node=node)

@@ -109,7 +109,8 @@ class Connections:
     def listed(self, owner: str | None) -> Iterator[Item]:
         for seat, principal in self._directory.seats():
             if principal is not None and owner in (None, principal.actor):
-                yield Item(seat.id, principal.actor, partial(_session_row, seat, principal))
+                row = partial(_session_row, seat, principal, self._directory.node)
+                yield Item(seat.id, principal.actor, row)
 
     def end(self, item_id: str) -> None:
         seat = self._directory.seat(item_id)
@@ -139,7 +140,7 @@ class LiveQueries:
             seat.streams.kill(subscription_id, QueryKilled(item_id))
 
 
-def _session_row(seat: Seat, principal: Principal) -> Values:
+def _session_row(seat: Seat, principal: Principal, node: int) -> Values:
     return (
         seat.id,
         None,
@@ -154,6 +155,7 @@ def _session_row(seat: Seat, principal: Principal) -> Values:
         None,
         None,
         principal.user,
+        node,
     )
 
 

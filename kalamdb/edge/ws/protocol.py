@@ -101,6 +101,8 @@ class Query(msgspec.Struct, frozen=True, tag="query"):
     namespace_id: str | None = None
     request_id: str | None = None
     transaction_id: str | None = None
+    consistency: str | None = None
+    min_cursor: str | int | None = None
 
 
 ClientMessage = Authenticate | Subscribe | NextBatch | Unsubscribe | Ping | Query
@@ -305,6 +307,16 @@ def initial_data_batch(subscription_id: str, rows: tuple[bytes, ...], page: Page
             b"}" if page.seq is None else b',"seq":"%b"}' % str(page.seq).encode(),
         )
     )
+
+
+_NOBODY = b'"subscription_id":""'
+
+
+def addressed(payload: bytes, subscription_id: str) -> bytes:
+    """A message that was made for the subscription "", for another."""
+    head, found, rest = payload.partition(_NOBODY)
+    assert found, "a message names its subscription"
+    return b"".join((head, b'"subscription_id":', orjson.dumps(subscription_id), rest))
 
 
 def position(subscription_id: str, seq: Seq | str) -> bytes:

@@ -39,6 +39,7 @@ from kalamdb.lib.clock import Clock
 from kalamdb.lib.rates import Buckets
 from kalamdb.model.principal import Principal
 from kalamdb.session.run import Conversation, SqlRequest, check_request_id
+from kalamdb.session.stale import cursor_text
 
 QUEUE_MAX = 32
 QUERY_ID_LENGTH_MAX = 256
@@ -184,6 +185,8 @@ def _request(query: Query) -> SqlRequest:
         query.namespace_id,
         query.request_id,
         transaction_id=query.transaction_id,
+        consistency=query.consistency,
+        min_cursor=cursor_text(query.min_cursor),
     )
 
 

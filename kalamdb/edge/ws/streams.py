@@ -5,6 +5,9 @@ could not push for want of room, is done by the *pump*: one bounded step at a ti
 client has taken in what it was sent before. There is a pump task only while something is to be
 stepped.
 
+A live query is served here while this node leads its group, and relayed while another does. When
+the leadership moves it changes places at its exact cursor; its client is told nothing of it.
+
 Invariant: what a step gives is queued before the next step of the same subscription, and, once the
 hub pushes, in the same synchronous piece as the step that joined it.
 """
@@ -12,61 +15,58 @@ hub pushes, in the same synchronous piece as the step that joined it.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
-from concurrent.futures import Executor
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import assert_never
 
 from kalamdb.edge.faults import fault_of, message_of
 from kalamdb.edge.ws import protocol
-from kalamdb.edge.ws.binding import LiveBinder, LiveGroups
 from kalamdb.edge.ws.frames import message_frame
-from kalamdb.edge.ws.limits import WsLimits
+from kalamdb.edge.ws.local import (
+    Asked,
+    Live,
+    Plan,
+    moved,
+    payload_of,
+    plan_moved,
+    said_of,
+    settled,
+)
 from kalamdb.edge.ws.ongoing import LiveQuery
 from kalamdb.edge.ws.outbox import Outbox
-from kalamdb.errors import CursorExpired, KalamError, Unavailable, Unsupported
-from kalamdb.feed.evaluations import Evaluations
+from kalamdb.edge.ws.relayed import Left, Message, RelayedSubscription, left_of
+from kalamdb.edge.ws.services import LiveServices
+from kalamdb.errors import (
+    CursorExpired,
+    KalamError,
+    Moved,
+    NotLeader,
+    Unavailable,
+    Unsupported,
+)
 from kalamdb.feed.events import event_prefix
-from kalamdb.feed.hub import EndReason, Hub, Push, StreamEnd, reads_alike
-from kalamdb.feed.loading import Page
+from kalamdb.feed.hub import EndReason, Push, StreamEnd
 from kalamdb.feed.result_subscription import PushAll, ResultSubscription
 from kalamdb.feed.subscription import (
     Accepted,
     Events,
+    Output,
     Position,
     Rows,
     Stage,
     Start,
     Subscription,
 )
-from kalamdb.lib.clock import Clock
-from kalamdb.model.catalog import CatalogView
-from kalamdb.model.ids import Partition, Seq, TableId, TenantId
+from kalamdb.model.ids import Seq, TenantId
 from kalamdb.model.principal import Principal
-from kalamdb.model.table import TableDef
-from kalamdb.sql.bound import LivePlan, ReevaluatedPlan
+from kalamdb.sql.bound import LivePlan
 
 # Larger pages are packed in a thread: a megabyte takes ten milliseconds.
 PACK_INLINE_MAX_BYTES = 32 << 10
 
 
-@dataclass(frozen=True, slots=True)
-class LiveServices:
-    """What the live queries of all sockets share. `per_user` counts their subscriptions."""
-
-    groups: LiveGroups
-    hub_of: Callable[[Partition], Hub]
-    binder: LiveBinder
-    clock: Clock
-    limits: WsLimits
-    packer: Executor
-    per_user: Counter[TenantId]
-    evaluations: Evaluations | None = None
-
-
-Live = Subscription | ResultSubscription
+Stream = Live | RelayedSubscription
+_ELSEWHERE = (EndReason.LEADERSHIP_LOST, EndReason.SLOT_MOVED)
 
 
 class Streams:
@@ -83,10 +83,12 @@ class Streams:
         self._outbox = outbox
         self._drained = drained
         self._spawn = spawn
-        self._open: dict[str, tuple[Live, TenantId]] = {}
-        self._asked: dict[str, tuple[str, int]] = {}  # text, and since when (Unix ms)
-        self._to_step: dict[Live, None] = {}
-        self._packing: set[Live] = set()
+        self._local = services.local
+        self._open: dict[str, tuple[Stream, TenantId]] = {}
+        self._asked: dict[str, tuple[Asked, int]] = {}  # and since when (Unix ms)
+        self._to_step: dict[Stream, None] = {}
+        self._packing: set[Stream] = set()
+        self._anew: set[Stream] = set()  # they begin, but rows were told before
         self._pump: asyncio.Task[None] | None = None
         self._closed = False
         self._catalog_version = services.groups.catalog.version
@@ -140,6 +142,8 @@ class Streams:
         subscription, _ = found
         try:
             after = protocol.cursor(message.last_seq_id, "last_seq_id")
+            if subscription in self._anew:
+                after = None  # it may be of rows that are void
             if subscription.next_page(after, self._services.clock.monotonic_s()):
                 self.behind(subscription)
         except protocol.BadMessage as fault:
@@ -160,10 +164,11 @@ class Streams:
     def queries(self) -> list[LiveQuery]:
         found: list[LiveQuery] = []
         for name, (stream, _) in self._open.items():
-            sql, began_ms = self._asked[name]
-            table = stream.plan.table if isinstance(stream, Subscription) else None
+            asked, began_ms = self._asked[name]
+            plan = None if isinstance(stream, ResultSubscription) else stream.plan
+            table = plan.table if isinstance(plan, LivePlan) else None
             place = None if table is None else (table.namespace, table.name)
-            found.append(LiveQuery(name, sql, began_ms, place))
+            found.append(LiveQuery(name, asked.sql, began_ms, place))
         return found
 
     def kill(self, subscription_id: str, fault: KalamError) -> None:
@@ -208,128 +213,184 @@ class Streams:
     def push_all(self) -> PushAll:
         return self._outbox.push_all
 
-    def behind(self, subscription: Live) -> None:
+    def behind(self, subscription: Stream) -> None:
         self._to_step[subscription] = None
         if self._pump is None and not self._closed:
             self._pump = self._spawn(self._run_pump())
 
-    def ended(self, subscription: Live, end: StreamEnd) -> None:
+    def ended(self, subscription: Stream, end: StreamEnd) -> None:
+        if end.reason in _ELSEWHERE and self._go_elsewhere(subscription, end.cursor):
+            return
         cursor = self._told(subscription, end.cursor)
-        self._error(subscription.id, end.reason.value, _said_of(end), seq=cursor)
+        self._error(subscription.id, end.reason.value, said_of(end), seq=cursor)
         self._drop(subscription)
 
-    def failed(self, subscription: Live, fault: KalamError) -> None:
+    def failed(self, subscription: Stream, fault: KalamError) -> None:
         """End it with an error; where it stood is told if it has got that far."""
+        away = isinstance(fault, (NotLeader, Moved))
+        if away and self._go_elsewhere(subscription, subscription.cursor):
+            return
         cursor = str(subscription.cursor)
-        known = isinstance(subscription, ResultSubscription) and cursor != "0"
+        known = not isinstance(subscription, Subscription) and subscription.loaded
         self._drop(subscription)
         self._refused(subscription.id, fault, seq=cursor if known else None)
 
-    # ---- steps ----------------------------------------------------------------------------------
+    # ---- changing places ------------------------------------------------------------------------
 
-    async def _begin(self, wish: protocol.Wish, start: Start, principal: Principal) -> Live | None:
-        params = wish.params or ()
-        plan = self._services.binder.bind(wish.sql, principal, params)
-        waiting = self._barrier(plan, principal)
-        if waiting is not None:
-            await waiting
-            # The definition may have moved on while this waited.
-            now = self._services.binder.bind(wish.sql, principal, params)
-            if _tables(now) != _tables(plan):
-                raise Unavailable("a table was replaced by another")
-            plan = now
-        if self._closed:
-            return None
-        if isinstance(plan, LivePlan):
-            subscription = self._incremental(wish, plan, start, principal)
-        else:
-            subscription = self._evaluated(wish, plan, start)
-        self._open[wish.id] = (subscription, principal.user)
-        self._asked[wish.id] = (wish.sql, self._services.clock.wall_ms())
-        self._services.per_user[principal.user] += 1
-        return subscription
+    def give(self, subscription: RelayedSubscription, outputs: Sequence[Message | Events]) -> None:
+        for output in outputs:
+            match output:
+                case Message(payload):
+                    self._outbox.send(payload)
+                case Events(events):
+                    for event in events:
+                        self._outbox.send_event(subscription.prefix, event)
 
-    def _barrier(
-        self, plan: LivePlan | ReevaluatedPlan, principal: Principal
-    ) -> Awaitable[object] | None:
-        services = self._services
-        if isinstance(plan, LivePlan):
-            return services.groups.barrier(plan.table.partition_for(principal.partition))
-        return self._evaluations().barrier(plan)
-
-    def _evaluations(self) -> Evaluations:
-        found = self._services.evaluations
-        if found is None:
-            raise Unsupported("this query as a live query", "select columns of one table")
-        return found
-
-    def _incremental(
-        self, wish: protocol.Wish, plan: LivePlan, start: Start, principal: Principal
-    ) -> Subscription:
-        services = self._services
-        partition = plan.table.partition_for(principal.partition)
-        return Subscription(
-            wish.id,
-            plan,
-            partition,
-            start,
-            snapshot=partial(services.groups.snapshot, partition),
-            hub=services.hub_of(partition),
-            outlet=self,
-            limits=services.limits.feed,
-            prefix=self._outbox.prefix(event_prefix(wish.id)),
-            is_current=partial(self._is_current, plan.table, partition),
-        )
-
-    def _is_current(self, table: TableDef, partition: Partition) -> bool:
-        try:
-            self._services.groups.get(table, partition, b"")  # no row has an empty key
-        except KalamError:
-            return False  # its load goes by seq; the feed ends it if it must end
+    def _go_elsewhere(self, live: Stream, cursor: Seq | str) -> bool:
+        """Go on with a live query of this node where its group is led now; False: it ends."""
+        if self._services.relays is None or self._closed or isinstance(live, RelayedSubscription):
+            return False
+        found = self._open.get(live.id)
+        if found is None or found[0] is not live:
+            return False
+        told = cursor if live.loaded and live not in self._packing else None
+        asked, _ = self._asked[live.id]
+        begun = live.begun or live in self._anew
+        left = left_of(live, told, begun=begun)
+        stream = self._relayed(live.id, asked, live.plan, live.start, live.prefix, left=left)
+        self._replace(live, stream)
+        self.behind(stream)
         return True
 
-    def _evaluated(
-        self, wish: protocol.Wish, plan: ReevaluatedPlan, start: Start
-    ) -> ResultSubscription:
-        return ResultSubscription(
-            wish.id,
-            partial(self._evaluations().open, plan),
-            start,
-            outlet=self,
-            limits=self._services.limits.feed,
-            prefix=self._outbox.prefix(event_prefix(wish.id)),
+    def returned(self, subscription: RelayedSubscription) -> None:
+        self._spawn(self._return(subscription))
+
+    async def _return(self, relayed: RelayedSubscription) -> None:
+        """Go on with a live query here: this node leads its group."""
+        relays = self._services.relays
+        assert relays is not None
+        if not self.bind_again(relayed):
+            return
+        plan, principal = relayed.plan, relayed.asked.principal
+        try:
+            plan = await settled(self._local.confirmed(relayed.asked, plan), plan)
+            if not relayed.is_open:
+                return
+            start, reset = relayed.wish()
+            prefix = relayed.prefix
+            live = self._local.begin(relayed.id, plan, start, principal, outlet=self, prefix=prefix)
+        except Unavailable as fault:
+            if relayed.is_open:
+                relays.attach(relayed, fault)
+            return
+        except KalamError as fault:
+            self.failed(relayed, fault)
+            return
+        self._replace(relayed, live)
+        if reset:
+            self._anew.add(live)
+        self.behind(live)
+
+    def bind_again(self, subscription: RelayedSubscription) -> bool:
+        try:
+            plan = self._local.bind(subscription.asked)
+        except KalamError as fault:
+            self.failed(subscription, fault)
+            return False
+        catalog = self._services.groups.catalog
+        gone = plan_moved(subscription.plan, catalog) if subscription.begun else None
+        if gone is not None:
+            self.ended(subscription, StreamEnd(*gone, subscription.cursor))
+            return False
+        subscription.plan = plan
+        return True
+
+    def _replace(self, old: Stream, new: Stream) -> None:
+        self._open[old.id] = (new, self._open[old.id][1])
+        self._to_step.pop(old, None)
+        self._anew.discard(old)
+        old.close()
+
+    # ---- steps ----------------------------------------------------------------------------------
+
+    async def _begin(
+        self, wish: protocol.Wish, start: Start, principal: Principal
+    ) -> Stream | None:
+        asked = Asked(wish.sql, wish.params or (), principal)
+        plan = self._local.bind(asked)
+        prefix = self._outbox.prefix(event_prefix(wish.id))
+        try:
+            if self._is_elsewhere(plan, principal):
+                stream = self._relayed(wish.id, asked, plan, start, prefix)
+            else:
+                plan = await settled(self._local.confirmed(asked, plan), plan)
+                if self._closed:
+                    return None
+                stream = self._local.begin(
+                    wish.id, plan, start, principal, outlet=self, prefix=prefix
+                )
+        except (NotLeader, Moved):
+            if self._services.relays is None or self._closed:
+                raise
+            stream = self._relayed(wish.id, asked, plan, start, prefix)
+        self._open[wish.id] = (stream, principal.user)
+        self._asked[wish.id] = (asked, self._services.clock.wall_ms())
+        self._services.per_user[principal.user] += 1
+        return stream
+
+    def _is_elsewhere(self, plan: Plan, principal: Principal) -> bool:
+        relays = self._services.relays
+        return relays is not None and not relays.is_here(relays.home(plan, principal))
+
+    def _relayed(
+        self,
+        name: str,
+        asked: Asked,
+        plan: Plan,
+        start: Start,
+        prefix: bytes,
+        *,
+        left: Left | None = None,
+    ) -> RelayedSubscription:
+        relays = self._services.relays
+        assert relays is not None
+        return RelayedSubscription(
+            name, asked, plan, start, outlet=self, relays=relays, prefix=prefix, left=left
         )
 
-    async def _advance(self, subscription: Live) -> None:
+    async def _advance(self, subscription: Stream) -> None:
         """One step, and what it gives into the outbox."""
         try:
-            outputs = subscription.step(self._services.clock.monotonic_s())
+            outputs: Sequence[Output | Message] = subscription.step(
+                self._services.clock.monotonic_s()
+            )
         except KalamError as fault:
             self.failed(subscription, fault)
             return
         outbox = self._outbox
         for output in outputs:
             match output:
-                case Accepted(page, reset):
-                    outbox.send(_ack(subscription, page, reset=reset))
-                case Rows(rows, page):
-                    payload = protocol.initial_data_batch(subscription.id, rows, page)
-                    if not outbox.packed or len(payload) <= PACK_INLINE_MAX_BYTES:
-                        outbox.send(payload)
-                        continue
-                    frame = await self._packed(subscription, payload)
-                    if subscription.stage is Stage.ENDED:
-                        return
-                    outbox.send_frame(frame)
                 case Events(events):
                     for event in events:
                         outbox.send_event(subscription.prefix, event)
-                case Position(seq):
-                    outbox.send(protocol.position(subscription.id, seq))
+                    continue
+                case Message(payload):
+                    pass
+                case Accepted() | Rows() | Position():
+                    assert not isinstance(subscription, RelayedSubscription)
+                    anew = subscription in self._anew
+                    payload = payload_of(subscription.id, subscription, output, reset=anew)
                 case _:
                     assert_never(output)
+            if not outbox.packed or len(payload) <= PACK_INLINE_MAX_BYTES:
+                outbox.send(payload)
+                continue
+            frame = await self._packed(subscription, payload)
+            if subscription.stage is Stage.ENDED:
+                return
+            outbox.send_frame(frame)
 
-    async def _packed(self, subscription: Live, payload: bytes) -> bytes:
+    async def _packed(self, subscription: Stream, payload: bytes) -> bytes:
         """The frame of a large page. No event of it can come meanwhile: it is not live yet."""
         self._packing.add(subscription)
         try:
@@ -340,7 +401,7 @@ class Streams:
         finally:
             self._packing.discard(subscription)
 
-    def _told(self, subscription: Live, cursor: Seq | str) -> Seq | str:
+    def _told(self, subscription: Stream, cursor: Seq | str) -> Seq | str:
         """`cursor`, unless it counts rows that are not queued yet: then it has to load again."""
         return Seq(0) if subscription in self._packing else cursor
 
@@ -367,23 +428,26 @@ class Streams:
             return
         self._catalog_version = catalog.version
         for subscription, _ in list(self._open.values()):
-            moved = _moved(subscription, catalog)
-            if moved is not None:
-                self.ended(subscription, StreamEnd(*moved, subscription.cursor))
+            if isinstance(subscription, RelayedSubscription):
+                continue  # its leader looks
+            gone = moved(subscription, catalog)
+            if gone is not None:
+                self.ended(subscription, StreamEnd(*gone, subscription.cursor))
 
     def _tell_positions(self) -> None:
         for subscription, _ in self._open.values():
             if not self._outbox.has_room:
                 return
-            moved = subscription.untold()
-            if moved is not None:
-                self._outbox.send(protocol.position(subscription.id, moved.seq))
+            passed = subscription.untold()
+            if passed is not None:
+                self._outbox.send(protocol.position(subscription.id, passed.seq))
 
     # ---- ends -----------------------------------------------------------------------------------
 
-    def _drop(self, subscription: Live) -> None:
+    def _drop(self, subscription: Stream) -> None:
         subscription.close()
         self._to_step.pop(subscription, None)
+        self._anew.discard(subscription)
         found = self._open.get(subscription.id)
         if found is None or found[0] is not subscription:
             return
@@ -410,49 +474,3 @@ class Streams:
         self, subscription_id: str, code: str, message: str, *, seq: Seq | str | None = None
     ) -> None:
         self._outbox.send_json(protocol.error(subscription_id, code, message, seq=seq))
-
-
-def _tables(plan: LivePlan | ReevaluatedPlan) -> list[TableId]:
-    tables = (plan.table,) if isinstance(plan, LivePlan) else plan.tables
-    return [table.id for table in tables]
-
-
-def _moved(subscription: Live, catalog: CatalogView) -> tuple[EndReason, str] | None:
-    """What of a subscription is gone or another in this catalog, and its name."""
-    match subscription:
-        case Subscription():
-            tables, views = (subscription.plan.table,), ()
-        case ResultSubscription():
-            tables, views = subscription.tables, subscription.views
-    for table in tables:
-        now = catalog.tables_by_id.get(table.id)
-        if now is None:
-            return EndReason.TABLE_DROPPED, table.full_name
-        alike = isinstance(subscription, Subscription) and reads_alike(table, now)
-        if now.version != table.version and not alike:
-            return EndReason.SCHEMA_CHANGED, table.full_name
-    for view in views:
-        if catalog.views.get((view.namespace, view.name)) != view:
-            return EndReason.SCHEMA_CHANGED, view.full_name
-    return None
-
-
-def _ack(subscription: Live, page: Page, *, reset: bool) -> bytes:
-    match subscription:
-        case Subscription():
-            return protocol.subscription_ack(subscription.id, subscription.plan, page, reset=reset)
-        case ResultSubscription():
-            return protocol.result_ack(subscription.id, subscription, page, reset=reset)
-
-
-def _said_of(end: StreamEnd) -> str:
-    """`detail` names the table, or says what happened."""
-    match end.reason:
-        case EndReason.TABLE_DROPPED:
-            return f"table {end.detail} was dropped"
-        case EndReason.SCHEMA_CHANGED:
-            return f"{end.detail} has another definition now; subscribe again"
-        case EndReason.LEADERSHIP_LOST | EndReason.FILTER_FAILED | EndReason.BROKEN:
-            return end.detail
-        case _:
-            assert_never(end.reason)
