@@ -21,7 +21,7 @@ from kalamdb.errors import Conflict, KalamError, LimitReached
 from kalamdb.model import codec, keys
 from kalamdb.model.change import Row
 from kalamdb.model.command import Outcome
-from kalamdb.model.ids import Partition, Seq, TableId
+from kalamdb.model.ids import Partition, Seq, Slot, TableId, slot_of
 from kalamdb.model.table import Column, TableDef
 from kalamdb.model.values import parser
 from kalamdb.model.work import InsertRows, PutRows, ReadSet, RequestTag
@@ -107,7 +107,7 @@ async def _once(
     if not found.rows and tag is None:  # nothing to agree on; a request id wants its outcome kept
         columns = None if plan.returning is None else plan.returning.columns
         return Outcome(0, found.seq, columns, None if columns is None else ())
-    read_set = ReadSet(tables=found.tables)
+    read_set = ReadSet(tables=found.tables, slots=found.slots)
     work = PutRows(plan.table, partition, found.rows, read_set, plan.returning, found.seen)
     return await run.groups.write(partition, work, tag)
 
@@ -125,6 +125,7 @@ class _Found:
     limits: ScanLimits
     seq: Seq
     tables: Mapping[tuple[TableId, Partition], Seq]
+    slots: Mapping[Slot, int]
     rows: list[Put] = field(default_factory=list[Put])
     seen: list[tuple[bytes, Row]] = field(default_factory=list[tuple[bytes, Row]])
     size_bytes: int = 0
@@ -201,6 +202,11 @@ async def _snapshot(table: TableDef, partition: Partition, groups: Groups) -> Sn
     return snapshot
 
 
+def _slots(snapshot: Snapshot, *partitions: Partition) -> dict[Slot, int]:
+    """The slots of what is read, all of them open: slow work begins in no other. Raises Moved."""
+    return {slot_of(partition): snapshot.open_epoch(partition) for partition in partitions}
+
+
 def _look(plan: ChangePlan, run: _Run, snapshot: Snapshot, stopped: Stopped) -> _Found:
     """In a thread. Raises what the predicate and the assignments raise."""
     table = plan.table
@@ -208,7 +214,9 @@ def _look(plan: ChangePlan, run: _Run, snapshot: Snapshot, stopped: Stopped) -> 
     where = None if plan.where is None else plan.where(run.env)
     assign = None if plan.change is None else plan.change(run.env)
     last_change = snapshot.last_change(table, partition)
-    found = _Found(table, partition, run.limits, last_change, {(table.id, partition): last_change})
+    seen = {(table.id, partition): last_change}
+    slots = _slots(snapshot, partition)
+    found = _Found(table, partition, run.limits, last_change, seen, slots)
     read = codec.row_reader(table)
     for number, (key, raw) in enumerate(_candidates(plan, run, snapshot, partition)):
         if number % STOP_ROWS == 0:
@@ -260,7 +268,8 @@ def _merge(
     last_change = snapshot.last_change(table, partition)
     if seen.get((table.id, partition)) != last_change:
         raise Conflict(f"{table.full_name} changed while it was read")
-    found = _Found(table, partition, run.limits, last_change, seen)
+    slots = _slots(snapshot, *(place[1] for place in seen))
+    found = _Found(table, partition, run.limits, last_change, seen, slots)
     done: set[bytes] = set()
     read_key = _key_reader(table)
     read = codec.row_reader(table)
@@ -311,7 +320,8 @@ async def _selected(plan: InsertSelectPlan, run: _Run) -> tuple[list[Row], ReadS
     """The rows to insert, and the tables of the target's group that they come from."""
     result = await run.values(plan.scan)
     with run.groups.snapshot(run.partition(plan.table)) as snapshot:
-        read_set = ReadSet(tables=result.last_changes(snapshot.group))
+        seen = result.last_changes(snapshot.group)
+        read_set = ReadSet(tables=seen, slots=_slots(snapshot, *(place[1] for place in seen)))
 
     def complete(stopped: Stopped) -> list[Row]:
         rows: list[Row] = []

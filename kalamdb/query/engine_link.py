@@ -100,6 +100,10 @@ class Feed(Protocol):
         """
         ...
 
+    def stop(self) -> None:
+        """No more rows are wanted: a thread that waits for some ends soon. On the loop."""
+        ...
+
     def close(self) -> None:
         """Let go of what `open` pinned, if it did; called on the loop, once."""
         ...
@@ -213,7 +217,9 @@ class EngineLink:
             if fed is None:
                 feed.close()
             else:
-                after(fed, feed.close)  # a killed worker wakes a thread that writes to it
+                if not fed.done():
+                    feed.stop()  # a killed worker wakes a thread that writes to it
+                after(fed, feed.close)
 
     async def _result(self, request: ScanRequest, fed: Future[None] | None) -> EngineResult:
         columns: tuple[ResultColumn, ...] = ()
@@ -256,8 +262,9 @@ class EngineLink:
                 return QueryFailed("the query engine broke down on this statement")
             case Failure.FEED:
                 assert fed is not None
-                await asyncio.wait((asyncio.wrap_future(fed),))
-                error = fed.exception()
+                feeding = asyncio.wrap_future(fed)
+                await asyncio.wait((feeding,))
+                error = feeding.exception()
                 assert error is not None
                 return error
             case _:

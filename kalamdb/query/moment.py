@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 from kalamdb.errors import CursorExpired
+from kalamdb.far_reads import RowsAsked
 from kalamdb.model.ids import GroupId, Seq
 from kalamdb.model.table import TableKind
-from kalamdb.ports import Groups, Snapshot
+from kalamdb.ports import Groups
 from kalamdb.query import wire
 from kalamdb.query.engine_link import EngineResult, ScanRequest
 from kalamdb.query.engine_pool import EnginePool
 from kalamdb.query.scan import ScanLimits
-from kalamdb.query.sources import Everybody, OneTenant, Sources, Virtual, owned
+from kalamdb.query.sources import Everybody, OneTenant, Sources, Virtual, far_rows, owned
 from kalamdb.query.wire import WireSource
 from kalamdb.sql.bound import OutputColumn, ReevaluatedPlan
 
@@ -110,10 +111,8 @@ class _Pinned(Sources):
         self._pinned_now = pinned
         self.wall_ms = 0
 
-    async def open(self) -> tuple[WireSource, ...]:
-        opened = await super().open()
+    def _fixed(self) -> None:
         self.wall_ms = self._pinned_now()
-        return opened
 
     @property
     def moment(self) -> Moment:
@@ -150,24 +149,34 @@ class _Past(Sources):
         found = self._sources[source]
         match found:
             case OneTenant():
+                if found.far is not None:
+                    return super().rows(source)
                 snapshot = found.snapshot
                 assert snapshot is not None
                 return snapshot.scan_as_of(
-                    found.table, found.partition, self._at(snapshot), self._then.wall_ms
+                    found.table, found.partition, self._at(snapshot.group), self._then.wall_ms
                 )
             case Everybody():
                 scans = [
-                    snapshot.scan_table_as_of(found.table, self._at(snapshot), self._then.wall_ms)
+                    snapshot.scan_table_as_of(
+                        found.table, self._at(snapshot.group), self._then.wall_ms
+                    )
                     for snapshot in found.snapshots
                 ]
-                return owned(itertools.chain.from_iterable(scans))
+                here = owned(itertools.chain.from_iterable(scans))
+                return itertools.chain(here, far_rows(found.far))
             case Virtual():
                 raise AssertionError("system tables are no part of live queries")
             case _:
                 assert_never(found)
 
-    def _at(self, snapshot: Snapshot) -> Seq:
-        then = self._seqs.get(snapshot.group)
+    def _asked(self, source: OneTenant | Everybody, group: GroupId) -> RowsAsked:
+        """As of then; whether that is retained is checked there, before a row is sent."""
+        asked = super()._asked(source, group)
+        return replace(asked, then=(self._at(group), self._then.wall_ms))
+
+    def _at(self, group: GroupId) -> Seq:
+        then = self._seqs.get(group)
         if then is None:
             raise CursorExpired("of other groups", "foreign")
         return then

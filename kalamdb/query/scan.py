@@ -128,6 +128,9 @@ class _NoRows:
     def rows(self, source: int) -> Iterator[tuple[bytes, bytes]]:
         return iter(())
 
+    def stop(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
 

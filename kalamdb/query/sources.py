@@ -1,7 +1,8 @@
 """What a query reads: one partition of a table, a table of all tenants, or a virtual table.
 
 `Sources` opens all of them in one step of the loop: barriers first, then snapshots, each checked
-against its group's schema fence; the rows of virtual tables are asked for before that.
+against its group's schema fence; the rows of virtual tables are asked for before that. Groups that
+are read on other nodes (`ports.FarReads`) are opened there, before the step.
 
 Keeps: D10: a partition is opened as `table.partition_for(principal.partition)`, and all partitions
 of a table only where the query names it by `all_users` (which permissions let dba and system do).
@@ -10,11 +11,13 @@ of a table only where the query names it by `all_users` (which permissions let d
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
 from kalamdb.errors import Unsupported
+from kalamdb.far_reads import FarReads, FarRows, RowsAsked
 from kalamdb.model import keys
 from kalamdb.model.codec import encode_seq
 from kalamdb.model.ids import META_GROUP, GroupId, Partition, Seq, TableId, partition_tenant
@@ -22,6 +25,7 @@ from kalamdb.model.key_range import KeyRange
 from kalamdb.model.table import SEQ_COLUMN_ID, Column, TableDef, TableKind
 from kalamdb.ports import Groups, Snapshot
 from kalamdb.query import system, wire
+from kalamdb.query.far import open_far
 from kalamdb.query.system import OpenVirtual, Values
 from kalamdb.query.wire import SourceColumn, WireSource, WireTable
 from kalamdb.sql.bound import Env, ScanTable
@@ -40,24 +44,42 @@ def check_schema(table: TableDef, partition: Partition, groups: Groups) -> None:
     groups.get(table, partition, b"")  # no row has an empty key: this is for the check alone
 
 
+@dataclass(frozen=True, slots=True)
+class FarPlace:
+    """Which of the things asked of a group's opening on another node it is."""
+
+    rows: FarRows
+    asked: int
+
+
 @dataclass(slots=True)
 class OneTenant:
-    """One partition of one table; of its rows those in `ranges`, all when None."""
+    """One partition of one table; of its rows those in `ranges`, all when None. Read here from
+    `snapshot`, or elsewhere.
+    """
 
     table: TableDef
     partition: Partition
     ranges: Sequence[KeyRange] | None = None
     snapshot: Snapshot | None = None
+    far: FarPlace | None = None
     group: GroupId = META_GROUP
     last_change: Seq = _NONE
 
 
 @dataclass(slots=True)
 class Everybody:
-    """All partitions of one table: a snapshot for each data group."""
+    """All partitions of one table: a snapshot for each data group read here, and the others."""
 
     table: TableDef
     snapshots: Sequence[Snapshot] = ()
+    far: tuple[FarPlace, ...] = ()
+
+    @property
+    def positions(self) -> list[tuple[GroupId, Seq]]:
+        """How far each group is, in their order."""
+        here = [(snapshot.group, snapshot.seq) for snapshot in self.snapshots]
+        return sorted(here + [(place.rows.group, place.rows.seq) for place in self.far])
 
 
 @dataclass(slots=True)
@@ -94,6 +116,7 @@ class Sources:
         self._sources: list[Source] = []
         self._columns: list[dict[int, Column]] = []  # by source: all its uses in the query read
         self._index: dict[bytes, int] = {}
+        self._opened: Sequence[FarRows] = ()
         self.seqs: tuple[tuple[GroupId, Seq], ...] = ()
         for use in tables:
             place = self._place(use, tenant)
@@ -153,22 +176,16 @@ class Sources:
             if isinstance(source, Virtual):
                 assert self._open_virtual is not None
                 source.rows = await self._open_virtual(source.table)
-        await self._barriers()
-        snapshots: dict[Partition, Snapshot] = {}
-        for source in self._sources:
-            match source:
-                case OneTenant():
-                    snapshot = snapshots.get(source.partition)
-                    if snapshot is None:
-                        snapshot = self._groups.snapshot(source.partition)
-                        snapshots[source.partition] = snapshot
-                    source.snapshot = snapshot
-                case Everybody():
-                    source.snapshots = self._groups.snapshots_everywhere(source.table)
-                case Virtual():
-                    pass
-                case _:
-                    assert_never(source)
+        far = self._groups.far
+        away: frozenset[GroupId] = frozenset()
+        if far is not None:
+            if any(isinstance(source, Everybody) for source in self._sources):
+                away = far.groups()
+            await self._open_far(far, away)
+        await self._barriers(away)
+        if not self._opened:
+            self._fixed()
+        self._open_here()
         pinned = tuple(
             self._pinned(source, place, columns)
             for source, place, columns in zip(
@@ -177,6 +194,71 @@ class Sources:
         )
         self.seqs = self._newest()
         return pinned
+
+    def _fixed(self) -> None:
+        """Called once, before or in the step that fixes which rows are read: in it when all of them
+        are read here.
+        """
+
+    def _asked(self, source: OneTenant | Everybody, group: GroupId) -> RowsAsked:
+        """What is asked of a group elsewhere."""
+        if isinstance(source, Everybody):
+            return RowsAsked(source.table, None)
+        ranges = None if source.ranges is None else tuple(source.ranges)
+        return RowsAsked(source.table, source.partition, ranges)
+
+    async def _open_far(self, far: FarReads, away: frozenset[GroupId]) -> None:
+        """Open what is read elsewhere: tables of all tenants in `away`, and single partitions."""
+        asked: dict[GroupId, list[RowsAsked]] = {}
+        places: list[tuple[OneTenant | Everybody, GroupId, int]] = []
+        for source in self._sources:
+            match source:
+                case OneTenant():
+                    group = far.group_of(source.partition)
+                    groups = () if group is None else (group,)
+                case Everybody():
+                    groups = sorted(away)
+                case Virtual():
+                    groups = ()
+                case _:
+                    assert_never(source)
+            for group in groups:
+                assert not isinstance(source, Virtual)
+                wanted = asked.setdefault(group, [])
+                places.append((source, group, len(wanted)))
+                wanted.append(self._asked(source, group))
+        if not asked:
+            return
+        self._fixed()
+        opened = await open_far(far, asked)
+        self._opened = tuple(opened.values())
+        for source, group, number in places:
+            place = FarPlace(opened[group], number)
+            if isinstance(source, OneTenant):
+                source.far = place
+            else:
+                source.far = (*source.far, place)
+
+    def _open_here(self) -> None:
+        """In one step. Raises SchemaChanged, UnknownTable, Unavailable."""
+        snapshots: dict[Partition, Snapshot] = {}
+        for source in self._sources:
+            match source:
+                case OneTenant():
+                    if source.far is not None:
+                        continue
+                    snapshot = snapshots.get(source.partition)
+                    if snapshot is None:
+                        snapshot = self._groups.snapshot(source.partition)
+                        snapshots[source.partition] = snapshot
+                    source.snapshot = snapshot
+                case Everybody():
+                    opened = [place.rows for place in source.far]
+                    source.snapshots = self._groups.snapshots_everywhere(source.table, opened)
+                case Virtual():
+                    pass
+                case _:
+                    assert_never(source)
 
     def described(self) -> tuple[WireSource, ...]:
         """The sources as `open` gives them, of no state: nothing is read or pinned."""
@@ -187,14 +269,16 @@ class Sources:
             )
         )
 
-    async def _barriers(self) -> None:
+    async def _barriers(self, away: frozenset[GroupId]) -> None:
         groups = self._groups
         if any(isinstance(source, Everybody) for source in self._sources):
-            barrier = groups.barrier_everywhere()
+            barrier = groups.barrier_everywhere(away)
             if barrier is not None:
                 await barrier
         partitions = dict.fromkeys(
-            source.partition for source in self._sources if isinstance(source, OneTenant)
+            source.partition
+            for source in self._sources
+            if isinstance(source, OneTenant) and source.far is None
         )
         barriers = [
             barrier
@@ -210,23 +294,33 @@ class Sources:
         state = b""
         match source:
             case OneTenant():
-                assert source.snapshot is not None
-                check_schema(table, source.partition, self._groups)
-                source.group = source.snapshot.group
-                source.last_change = source.snapshot.last_change(table, source.partition)
-                uncommitted = source.snapshot.holds_uncommitted(table)
+                uncommitted = self._looked_at(source)
                 whole = source.ranges is None
                 if whole and table.kind is not TableKind.STREAM and not uncommitted:
                     state = encode_seq(source.last_change)
             case Everybody():
                 if table.kind is not TableKind.STREAM:
-                    state = b"".join(encode_seq(snapshot.seq) for snapshot in source.snapshots)
+                    state = b"".join(encode_seq(seq) for _, seq in source.positions)
             case Virtual():
                 pass
             case _:
                 assert_never(source)
         owned = isinstance(source, Everybody)
         return WireSource(place, state, _described(table, columns), owned)
+
+    def _looked_at(self, source: OneTenant) -> bool:
+        """Note what state the partition is in; True when it holds what is not committed. Raises
+        SchemaChanged, UnknownTable.
+        """
+        if source.far is not None:  # its schema was checked there
+            source.group = source.far.rows.group
+            source.last_change = source.far.rows.last_changes[source.far.asked]
+            return False
+        assert source.snapshot is not None
+        check_schema(source.table, source.partition, self._groups)
+        source.group = source.snapshot.group
+        source.last_change = source.snapshot.last_change(source.table, source.partition)
+        return source.snapshot.holds_uncommitted(source.table)
 
     def _newest(self) -> tuple[tuple[GroupId, Seq], ...]:
         """How new what was read is, by group: the last change of the chains, or the whole group."""
@@ -236,29 +330,38 @@ class Sources:
                 seen = newest.get(source.group, _NONE)
                 newest[source.group] = max(seen, source.last_change)
             elif isinstance(source, Everybody):
-                for snapshot in source.snapshots:
-                    seq = max(newest.get(snapshot.group, _NONE), snapshot.seq)
-                    newest[snapshot.group] = seq
+                for group, seq in source.positions:
+                    newest[group] = max(newest.get(group, _NONE), seq)
         return tuple(sorted(newest.items()))
 
     def rows(self, source: int) -> Iterator[tuple[bytes, bytes]]:
         found = self._sources[source]
         match found:
             case OneTenant():
+                if found.far is not None:
+                    return found.far.rows.rows(found.far.asked)
                 assert found.snapshot is not None
                 if found.ranges is not None:
                     return _in_ranges(found.snapshot, found.table, found.partition, found.ranges)
                 return found.snapshot.scan(found.table, found.partition)
             case Everybody():
-                return owned(
+                here = owned(
                     row for snapshot in found.snapshots for row in snapshot.scan_table(found.table)
                 )
+                return itertools.chain(here, far_rows(found.far))
             case Virtual():
                 return system.encoded(found.table, found.rows)
             case _:
                 assert_never(found)
 
+    def stop(self) -> None:
+        for rows in self._opened:
+            rows.stop()
+
     def close(self) -> None:
+        for rows in self._opened:
+            rows.close()
+        self._opened = ()
         for source in self._sources:
             match source:
                 case OneTenant():
@@ -273,6 +376,11 @@ class Sources:
                     source.rows = ()
                 case _:
                     assert_never(source)
+
+
+def far_rows(places: Iterable[FarPlace]) -> Iterator[tuple[bytes, bytes]]:
+    for place in places:
+        yield from place.rows.rows(place.asked)
 
 
 def _in_ranges(
