@@ -52,12 +52,28 @@ class LoadError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Lane:
+    """The connections to one server: its port and the templates of the tenants that use it.
+
+    Tenants have numbers below `LoadJob.tenants`; row n belongs to tenant n modulo that, in every
+    lane and every job, so that reads find what other lanes wrote. `templates[i]` is of tenant
+    `members[i]`.
+    """
+
+    port: int
+    templates: tuple[str, ...]
+    members: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class LoadJob:
     """What to send, and the fragments that every answer must hold.
 
     Row numbers are `first .. first + count - 1` in order, or `count` numbers scattered over `first
     .. first + scatter_over - 1` when that is given. `pace_per_s` sends at a steady rate instead of
-    as fast as the connections allow.
+    as fast as the connections allow. `lanes` replace `port` and `template`: the connections are
+    dealt out to them, each lane takes its tenants in turn and counts its rows from the first
+    multiple of `tenants` at or after `first`; then `scatter_over` is counted from there too.
     """
 
     port: int
@@ -65,6 +81,8 @@ class LoadJob:
     expect: tuple[str, ...]
     first: int
     count: int
+    lanes: tuple[Lane, ...] = ()
+    tenants: int = 1
     connections: int = 16
     status: int = 200
     scatter_over: int = 0
@@ -91,10 +109,12 @@ class LoadResult:
         return self.requests / self.took_s if self.took_s else float("nan")
 
 
-def start(job: LoadJob) -> subprocess.Popen[bytes]:
-    """Start the generator; `finish` waits for it."""
+def start(job: LoadJob, generator: str = "benchmarks.load") -> subprocess.Popen[bytes]:
+    """Start the generator; `finish` waits for it. Other protocols have a `generator` of their own
+    that takes the same job.
+    """
     process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.load"],
+        [sys.executable, "-m", generator],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -118,22 +138,53 @@ def finish(process: subprocess.Popen[bytes]) -> LoadResult:
     return result
 
 
-def run(job: LoadJob) -> LoadResult:
+def run(job: LoadJob, generator: str = "benchmarks.load") -> LoadResult:
     """Do the job in a generator process and wait for it. Raises LoadError."""
-    return finish(start(job))
+    return finish(start(job, generator))
 
 
-class _Run:
+def job_from(text: bytes) -> LoadJob:
+    """The job that a generator was handed."""
+    fields = orjson.loads(text)
+    lanes = tuple(
+        Lane(lane["port"], tuple(lane["templates"]), tuple(lane["members"]))
+        for lane in fields["lanes"]
+    )
+    return LoadJob(**{**fields, "expect": tuple(fields["expect"]), "lanes": lanes})
+
+
+class Draw:
+    """The rows of one lane: their numbers in order, each with its request template."""
+
+    def __init__(self, job: LoadJob, lane: Lane) -> None:
+        self.port = lane.port
+        self._templates = [template.encode() for template in lane.templates]
+        self._members = lane.members
+        self._tenants = job.tenants
+        self._base = -(-job.first // job.tenants) * job.tenants
+        self._span = job.scatter_over // job.tenants * len(lane.members)
+        self._drawn = 0
+
+    def next(self) -> tuple[int, bytes]:
+        """A row number and the template of the tenant it belongs to."""
+        drawn = self._drawn
+        self._drawn = drawn + 1
+        if self._span:
+            drawn = drawn * _STRIDE % self._span
+        turn, at = divmod(drawn, len(self._members))
+        return self._base + turn * self._tenants + self._members[at], self._templates[at]
+
+
+class Run:
     """The state shared by all connections of one job."""
 
     def __init__(self, job: LoadJob) -> None:
-        self.template = job.template.encode()
-        self.timed = _TIME in self.template
+        lanes = job.lanes or (Lane(job.port, (job.template,), (0,)),)
+        self.draws = [Draw(job, lane) for lane in lanes]
+        self.timed = _TIME in job.template.encode()
         self.expect = _BETWEEN.join(fragment.encode() for fragment in job.expect)
         self.status = b"HTTP/1.1 %d" % job.status
-        self.first = job.first
         self.count = job.count
-        self.span = job.scatter_over
         self.paced = job.pace_per_s > 0
         self.issued = 0
         self.latencies = array("Q")
@@ -141,20 +192,19 @@ class _Run:
         self.faults: list[str] = []
         self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def next_number(self) -> int:
-        """The next row number, or 0 when all are issued."""
-        issued = self.issued
-        if issued >= self.count:
-            return 0
-        self.issued = issued + 1
-        if self.span:
-            return self.first + issued * _STRIDE % self.span
-        return self.first + issued
+    def take(self) -> bool:
+        """Count one more request; False when all are issued."""
+        if self.issued >= self.count:
+            return False
+        self.issued += 1
+        return True
 
     def is_right(self, response: bytes, digits: bytes) -> bool:
         """Whether a response has the status and every expected fragment."""
-        if not response.startswith(self.status):
-            return False
+        return response.startswith(self.status) and self.has_all(response, digits)
+
+    def has_all(self, response: bytes, digits: bytes) -> bool:
+        """Whether a response has every expected fragment."""
         for fragment in self.expect.replace(_ID, digits).split(_BETWEEN):
             if fragment not in response:
                 return False
@@ -179,13 +229,14 @@ class _Run:
             self.finished.set_exception(LoadError(why))
 
 
-class _Connection(asyncio.Protocol):
+class Connection(asyncio.Protocol):
     """One keep-alive connection with at most one request in flight."""
 
-    __slots__ = ("buffer", "digits", "open", "run", "sent_ns", "transport")
+    __slots__ = ("buffer", "digits", "draw", "open", "run", "sent_ns", "transport")
 
-    def __init__(self, run: _Run) -> None:
+    def __init__(self, run: Run, draw: Draw) -> None:
         self.run = run
+        self.draw = draw
         self.buffer = b""
         self.digits = b""
         self.sent_ns = 0
@@ -199,15 +250,18 @@ class _Connection(asyncio.Protocol):
         if self.open:
             self.run.lost(f"the server closed a connection with a request in flight ({exc})")
 
+    async def wait_ready(self) -> None:
+        """Until requests may be written; HTTP has no greeting."""
+
     def send(self) -> None:
         """Write the next request, if there is one left."""
         run = self.run
-        number = run.next_number()
-        if not number:
+        if not run.take():
             return
         self.open = True
+        number, template = self.draw.next()
         self.digits = digits = b"%d" % number
-        request = run.template.replace(_ID, digits)
+        request = template.replace(_ID, digits)
         if run.timed:
             request = request.replace(_TIME, b"%019d" % time.monotonic_ns())
         self.sent_ns = time.perf_counter_ns()
@@ -247,7 +301,7 @@ def body_start(data: bytes) -> int:
     return head_end + 4
 
 
-async def _pace(connections: list[_Connection], per_s: float, run: _Run) -> None:
+async def _pace(connections: list[Connection], per_s: float, run: Run) -> None:
     """Send at a steady rate; a request that is late waits for the connection to be free.
 
     With one connection rows are therefore published one after another, and their order is known.
@@ -265,7 +319,7 @@ async def _pace(connections: list[_Connection], per_s: float, run: _Run) -> None
         await asyncio.sleep(max(0.0, due - loop.time()))
 
 
-async def _watch(run: _Run, stall_s: float) -> None:
+async def _watch(run: Run, stall_s: float) -> None:
     """End the run when no answer arrives for `stall_s`."""
     answered = -1
     while answered != len(run.latencies):
@@ -274,13 +328,18 @@ async def _watch(run: _Run, stall_s: float) -> None:
     run.lost(f"no answer for {stall_s:.0f} s after {answered} requests")
 
 
-async def _work(job: LoadJob) -> LoadResult:
-    run = _Run(job)
+async def work(job: LoadJob, kind: type[Connection] = Connection) -> LoadResult:
+    """Do the job on connections of a `kind`; all are ready before the clock runs."""
+    run = Run(job)
     loop = asyncio.get_running_loop()
-    connections: list[_Connection] = []
-    for _ in range(job.connections):
-        _, protocol = await loop.create_connection(lambda: _Connection(run), "127.0.0.1", job.port)
-        connections.append(protocol)
+    connections: list[Connection] = []
+    for number in range(job.connections):
+        draw = run.draws[number % len(run.draws)]
+        connection = kind(run, draw)
+        await loop.create_connection(lambda made=connection: made, "127.0.0.1", draw.port)
+        connections.append(connection)
+    for connection in connections:
+        await connection.wait_ready()
     gc.collect()
     gc.disable()
     cpu_before = _own_cpu_s()
@@ -314,12 +373,11 @@ def _own_cpu_s() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def main() -> None:
+def main(kind: type[Connection] = Connection) -> None:
     """Read a LoadJob from standard input, do it, print the LoadResult."""
-    fields = orjson.loads(sys.stdin.buffer.read())
-    job = LoadJob(**{**fields, "expect": tuple(fields["expect"])})
+    job = job_from(sys.stdin.buffer.read())
     try:
-        result = uvloop.run(_work(job))
+        result = uvloop.run(work(job, kind))
     except* LoadError as errors:
         print("; ".join(str(error) for error in errors.exceptions), file=sys.stderr)
         raise SystemExit(1) from None
