@@ -9,7 +9,7 @@ SCALE ?= 1
 APT := DEBIAN_FRONTEND=noninteractive apt-get
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test quick demo bench page clean
+.PHONY: help install run cluster test quick demo bench page clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,6 +18,9 @@ install: $(VENV)/.installed ## make .venv and install the project in it
 
 run: install ## start one node on HTTP (127.0.0.1:8080) with DATA (./data)
 	@exec $(BIN)/kalamdb-server --data $(DATA) --http $(HTTP)
+
+cluster: install ## three nodes and a router (127.0.0.1:8080) on this machine; Ctrl-C stops all
+	@exec $(BIN)/python -m cluster.local
 
 test: install browser ## the whole gate, at most 15 minutes
 	@$(BIN)/python -m tests --all
@@ -32,6 +35,7 @@ bench: $(VENV)/.installed-bench ## the benchmarks beside their comparison stacks
 	@$(BIN)/python -m benchmarks.http_sql --scale $(SCALE)
 	@$(BIN)/python -m benchmarks.live_fanout --scale $(SCALE)
 	@$(BIN)/python -m benchmarks.recovery --scale $(SCALE)
+	@$(BIN)/python -m benchmarks.cluster_sql --scale $(SCALE)
 
 page: ## build the page at / from ui/ (needs Node 20 and npm)
 	@command -v npm >/dev/null || { echo "npm is needed to build the page: https://nodejs.org" >&2; exit 1; }
@@ -77,5 +81,11 @@ $(VENV)/.installed-bench: $(VENV)/.installed
 			$(APT) update -q && $(APT) install -qy --no-install-recommends postgresql; \
 		else \
 			echo "the benchmarks compare with PostgreSQL: run 'sudo apt-get install postgresql' first" >&2; exit 1; \
+		fi; }
+	@command -v etcd >/dev/null || { \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			$(APT) update -q && $(APT) install -qy --no-install-recommends etcd-server; \
+		else \
+			echo "the benchmarks compare with etcd: run 'sudo apt-get install etcd-server' first" >&2; exit 1; \
 		fi; }
 	@touch $@

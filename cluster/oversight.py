@@ -6,24 +6,22 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Callable, Iterator, Sequence
 
+from cluster.cluster_tables import duration_text, provide_cluster
+from cluster.facts import ClusterFacts, OwnFacts, memory_bytes
 from kalamdb import VERSION
 from kalamdb.config import Settings, described, knobs
 from kalamdb.lib.clock import Clock
 from kalamdb.lib.observe import PREFIX, Metrics
 from kalamdb.model.catalog import CatalogView
-from kalamdb.model.ids import META_GROUP
 from kalamdb.ports import Groups, LogStatus
 from kalamdb.query.system import Values
 from kalamdb.session.audit import AuditLog
+from kalamdb.session.cluster_statements import ClusterControl
 from kalamdb.session.oversight import Oversight, oversight
 
 AUDIT_PAGE = 500
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-LEADER = "leader"
 
 
 def node_oversight(
@@ -34,8 +32,12 @@ def node_oversight(
     logs: Callable[[], Sequence[LogStatus]],
     *,
     clock: Clock,
+    facts: ClusterFacts | None = None,
+    control: ClusterControl | None = None,
 ) -> Oversight:
-    """Everything this node shows of itself; live connections and transactions come on top."""
+    """Everything this node shows of itself and of its cluster (`facts`; None: it is alone); live
+    connections and transactions come on top.
+    """
     slow_ms = settings.log.slow_query_ms
     made = oversight(
         lambda: groups.catalog,
@@ -44,16 +46,15 @@ def node_oversight(
         slow_s=slow_ms / 1000 if slow_ms else None,
         on_read_all=audit.on_read_all_users,
         on_kill=audit.on_kill,
+        cluster=control,
+        on_cluster=audit.on_cluster,
     )
     started_s = clock.monotonic_s()
     system = made.system
     system.provide("settings", lambda _: list(setting_rows(settings)))
     system.provide("audit_log", lambda _: audit_rows(audit))
-    system.provide("cluster_groups", lambda _: [group_row(settings, each) for each in logs()])
-    system.provide(
-        "cluster",
-        lambda _: [node_row(settings, logs(), clock.monotonic_s() - started_s)],
-    )
+    own = OwnFacts(settings.server.node_id, lambda: clock.monotonic_s() - started_s, logs)
+    provide_cluster(system, lambda: groups.catalog, facts or ClusterFacts(own, None, tuple))
     system.provide(
         "stats",
         lambda _: list(
@@ -111,72 +112,6 @@ def audit_rows(audit: AuditLog) -> Iterator[Values]:
         if len(page) < AUDIT_PAGE:
             return
         before = page[-1].number
-
-
-# ---- this node and its groups -------------------------------------------------------------------
-
-
-def group_row(settings: Settings, log: LogStatus) -> Values:
-    return (
-        log.group,
-        settings.cluster.id,
-        log.node,
-        "meta" if log.group == META_GROUP else "data",
-        log.term,
-        None,
-        log.last_index,
-        log.applied_index,
-        None,
-        log.first_index - 1,
-        log.commit_index,
-        log.role,
-        log.leader,
-        None,
-    )
-
-
-def node_row(settings: Settings, logs: Sequence[LogStatus], uptime_s: float) -> Values:
-    meta = next(log for log in logs if log.group == META_GROUP)
-    leads = meta.role == LEADER
-    return (
-        settings.cluster.id,
-        settings.server.node_id,
-        meta.role,
-        "active",
-        settings.server.rpc,
-        settings.server.http,
-        True,
-        leads,
-        sum(log.role == LEADER for log in logs),
-        len(logs),
-        meta.term,
-        meta.applied_index,
-        meta.last_index if leads else None,
-        None,
-        None,
-        0 if leads else None,
-        platform.node(),
-        VERSION,
-        memory_bytes() >> 20,
-        None,
-        int(uptime_s),
-        duration_text(int(uptime_s)),
-        platform.system().lower(),
-        platform.machine(),
-    )
-
-
-def memory_bytes() -> int:
-    """What this process has in memory."""
-    with open("/proc/self/statm", "rb") as file:
-        return int(file.read().split()[1]) * _PAGE_BYTES
-
-
-def duration_text(seconds: int) -> str:
-    days, rest = divmod(seconds, 86_400)
-    parts = [(days, "d"), (rest // 3600, "h"), (rest // 60 % 60, "m"), (rest % 60, "s")]
-    shown = [f"{count}{unit}" for count, unit in parts if count]
-    return " ".join(shown[:2]) or "0s"
 
 
 # ---- numbers ------------------------------------------------------------------------------------

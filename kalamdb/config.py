@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 ENVIRONMENT_PREFIX = "KALAMDB_"
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
+NODE_ID_MAX = 1_000_000
 
 
 class InvalidSettings(ValueError):
@@ -66,6 +67,35 @@ def address(text: str) -> tuple[str, int]:
 def check_address(text: str) -> str | None:
     try:
         address(text)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def peer_addresses(texts: Sequence[str]) -> dict[int, str]:
+    """1=HOST:PORT and so on → node to address. Raises ValueError naming what is wrong."""
+    found: dict[int, str] = {}
+    for text in texts:
+        node, equals, where = text.partition("=")
+        node, where = node.strip(), where.strip()
+        if not equals or not node.isascii() or not node.isdecimal():
+            raise ValueError(f"{text!r} is not NODE=HOST:PORT")
+        number = int(node)
+        if not 1 <= number <= NODE_ID_MAX:
+            raise ValueError(f"{text!r}: nodes are numbered from 1 to {NODE_ID_MAX}")
+        if address(where)[1] == 0:
+            raise ValueError(f"{text!r}: others cannot reach port 0")
+        if number in found:
+            raise ValueError(f"node {number} is named twice")
+        if where in found.values():
+            raise ValueError(f"{where} is the address of two nodes")
+        found[number] = where
+    return found
+
+
+def check_peers(texts: Sequence[str]) -> str | None:
+    try:
+        peer_addresses(texts)
     except ValueError as error:
         return str(error)
     return None
@@ -132,7 +162,7 @@ class ServerSettings:
         doc="number of this node, for ever",
         unit="number",
         low=1,
-        high=1_000_000,
+        high=NODE_ID_MAX,
         env="NODE_ID",
         flag="--node-id",
     )
@@ -151,6 +181,46 @@ class ClusterSettings:
     )
     secret: str | None = setting(
         None, doc="by which several nodes know each other", check=check_secret, secret=True
+    )
+    peers: tuple[str, ...] = setting(
+        (),
+        doc="node-to-node addresses of all nodes, this one's too: 1=HOST:PORT,2=HOST:PORT",
+        check=check_peers,
+        flag="--peers",
+    )
+    tls_cert: str | None = setting(
+        None, doc="certificate of this node as PEM; then nodes speak TLS only", low=1
+    )
+    tls_key: str | None = setting(None, doc="key of the certificate as PEM", low=1)
+    tls_ca: str | None = setting(
+        None, doc="who signed the certificates of all nodes, and of nothing else, as PEM", low=1
+    )
+    replication: int = setting(
+        3,
+        doc="members of a group in a new cluster: 1, 3 or 5, and no more than there are nodes",
+        unit="count",
+        low=1,
+        high=5,
+    )
+    join: bool = setting(
+        False,
+        doc="this node is new and joins a cluster that is there; it waits for CLUSTER JOIN",
+        flag="--join",
+    )
+    balance_interval_s: float = setting(
+        1.0,
+        doc="a leader goes to the node that is meant to lead at most so often; 0: never by itself",
+        unit="seconds",
+        low=0,
+        high=86_400,
+    )
+    replace_after_s: float = setting(
+        0.0,
+        doc="members of a node that is gone for so long are made elsewhere, where there are nodes"
+        " enough; 0: only CLUSTER LEAVE does it",
+        unit="seconds",
+        low=0,
+        high=31_536_000,
     )
 
 
@@ -355,6 +425,20 @@ class LimitSettings:
         low=MIB,
         high=256 * GIB,
     )
+    max_gathered_bytes: int = setting(
+        GIB,
+        doc="stored rows that one query reads of one group that another node leads",
+        unit="bytes",
+        low=MIB,
+        high=256 * GIB,
+    )
+    stale_wait_s: float = setting(
+        5.0,
+        doc="a stale read with `min_cursor` waits so long for its replica to get there",
+        unit="seconds",
+        low=0,
+        high=600,
+    )
     result_stall_s: float = setting(
         30.0,
         doc="a client that reads nothing of a large result for so long loses it; one that reads it "
@@ -506,8 +590,18 @@ class WebsocketSettings:
 
 @dataclass(frozen=True, slots=True)
 class LiveSettings:
-    """Live queries that are evaluated anew: all but filter and projection of one table."""
+    """Live queries. Most of it is about those that are evaluated anew: all but filter and
+    projection of one table.
+    """
 
+    leader_timeout_s: float = setting(
+        30.0,
+        doc="how long a live query whose group has no leader waits for one; then it ends with its "
+        "cursor",
+        unit="seconds",
+        low=0.1,
+        high=3600,
+    )
     reevaluations_per_s: float = setting(
         20.0,
         doc="how often one query is evaluated at most",

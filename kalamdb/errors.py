@@ -10,14 +10,14 @@
     │        · NotNullViolation · UniqueViolation
     │        · CheckViolation · InvalidDefinition · InvalidStatement · NamespaceNotEmpty
     │        · StillNeeded · QueryFailed (DivisionByZero · UnreadableText) · NothingToKill;
-    │        those of `transaction_errors`
+    │        those of `transaction_errors` and `cluster_errors`
     ├─ AccessDenied        sign in, or ask for the right
     │   ├─ PermissionDenied
     │   └─ Unauthenticated: MissingAuthorization · InvalidCredentials · TokenExpired
     │        · AccountLocked · SetupRequired · RemoteAccessDenied
     ├─ Conflict            another write came between; run the statement again
     ├─ Unavailable         surely not done; retry later
-    │   └─ NotLeader · DiskFull · Overloaded · SigningKeyPending
+    │   └─ NotLeader · Moved · ReplicaBehind · DiskFull · Overloaded · SigningKeyPending
     ├─ Indeterminate       may be done; retry with the same request id
     ├─ CursorExpired       take a fresh snapshot
     ├─ LimitReached        ask for less
@@ -365,6 +365,29 @@ class NotLeader(Unavailable):
         return (
             f"group {self.group} is led by {self.leader or 'nobody yet'}; nothing was done, retry"
         )
+
+
+class ReplicaBehind(Unavailable):
+    """A stale read that has to see `cursor` came to a replica that has not applied it yet."""
+
+    fields = ("cursor", "waited_s")
+    text = (
+        "this replica has not applied {cursor} after {waited_s} s; nothing was done: retry, or"
+        " read with consistency linearizable"
+    )
+
+
+class Moved(Unavailable):
+    """The slot is not open in the group that was asked; `group` has it, or will, if that is known.
+
+    Whoever routes asks there, as with NotLeader; a client sees it only when its time is over.
+    """
+
+    fields = ("slot", "epoch", "group")
+
+    def __str__(self) -> str:
+        where = "elsewhere" if self.group is None else f"with group {self.group}"
+        return f"slot {self.slot} is {where} (epoch {self.epoch}); nothing was done, retry"
 
 
 class SigningKeyPending(Unavailable):

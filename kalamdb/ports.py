@@ -8,14 +8,23 @@ queued while the last fsync ran goes into one entry (group commit).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass
 from typing import Protocol
 
+from kalamdb.far_reads import FarReads, FarRows
 from kalamdb.model.catalog import CatalogView
 from kalamdb.model.change import Change, ChangeBatch
 from kalamdb.model.command import Outcome
-from kalamdb.model.ids import GroupId, Partition, Seq
+from kalamdb.model.ids import GroupId, Partition, Seq, Slot
 from kalamdb.model.key_range import KeyRange
 from kalamdb.model.table import TableDef
 from kalamdb.model.work import ChangeKeys, CommitRows, InsertRows, PutRows, RequestTag, Work
@@ -48,7 +57,7 @@ class LogStatus:
 
     group: int
     node: int
-    role: str  # leader | follower | candidate
+    role: str  # leader | follower | candidate | learner
     term: int
     leader: int | None
     commit_index: int
@@ -56,6 +65,7 @@ class LogStatus:
     first_index: int
     last_index: int
     voters: tuple[int, ...]
+    learners: tuple[int, ...] = ()
 
 
 class LogMachine(Protocol):
@@ -176,6 +186,12 @@ class Snapshot(Protocol):
         """Seq of the newest change of the (table, partition) chain, 0 for none."""
         ...
 
+    def open_epoch(self, partition: Partition) -> int:
+        """The epoch in which the partition's slot is open here: what a read set has to name. Raises
+        Moved where it is not; reads alone may go on while it is frozen.
+        """
+        ...
+
     def holds_uncommitted(self, table: TableDef) -> bool:
         """A transaction's own writes are among the rows: nobody else may be shown what is read
         here, and `last_change` does not name it.
@@ -209,18 +225,36 @@ class ChangeSink(Protocol):
         """
         ...
 
+    def close_slots(self, slots: Collection[Slot], detail: str) -> None:
+        """These slots were frozen: end the streams of their partitions with SLOT_MOVED. They have
+        been given all of it up to the cut; they go on where the slot is open next.
+        """
+        ...
+
     def close_all(self, reason: str) -> None:
         """Leadership was lost: end every stream; subscribers resume from their cursors."""
         ...
 
 
-class Groups(Protocol):
-    """Target → the group's leader; what sessions and feeds use. `cluster/route.py` implements
-    it.
-    """
+class MetaGroups(Protocol):
+    """What signing in and the audit log ask: the catalog, and work of the meta group."""
 
     @property
     def catalog(self) -> CatalogView: ...
+
+    def write_meta(self, work: Work, tag: RequestTag | None = None) -> Awaitable[Outcome]:
+        """As `Groups.write`; `catalog` shows it afterwards."""
+        ...
+
+    async def refresh_catalog(self) -> None:
+        """`catalog` is as new as the meta group's, as of now. Raises Unavailable."""
+        ...
+
+
+class Groups(MetaGroups, Protocol):
+    """Target → the group's leader; what sessions and feeds use. `cluster/route.py` implements
+    it.
+    """
 
     def write(
         self, partition: Partition, work: Work, tag: RequestTag | None = None
@@ -229,8 +263,6 @@ class Groups(Protocol):
         Indeterminate.
         """
         ...
-
-    def write_meta(self, work: Work, tag: RequestTag | None = None) -> Awaitable[Outcome]: ...
 
     def write_everywhere(self, work: Work) -> Awaitable[None]:
         """One piece of work through every data group (fences); raises the first failure."""
@@ -256,16 +288,36 @@ class Groups(Protocol):
 
     def snapshot(self, partition: Partition) -> Snapshot: ...
 
-    def barrier_everywhere(self) -> Awaitable[object] | None:
-        """Linearizable reads of all data groups may start after this; None: at once. Raises
-        Unavailable.
+    @property
+    def far(self) -> FarReads | None:
+        """Reads of groups that are not read here; None: all of them are, always."""
+        ...
+
+    def barrier_everywhere(self, but: Collection[GroupId] = ()) -> Awaitable[object] | None:
+        """Linearizable reads of all data groups of this node, `but` for some, may start after this;
+        None: at once. Raises Unavailable.
         """
         ...
 
-    def snapshots_everywhere(self, table: TableDef) -> Sequence[Snapshot]:
-        """One per data group, all in one step, for reads of all tenants' rows of `table`; the
-        caller closes them. Raises SchemaChanged, UnknownTable.
+    def snapshots_everywhere(
+        self, table: TableDef, far: Sequence[FarRows] = ()
+    ) -> Sequence[Snapshot]:
+        """One per data group of this node, but for those opened elsewhere (`far`), all in one step,
+        for reads of all tenants' rows of `table`; the caller closes them. A slot that several have
+        is left out of all but one. Raises SchemaChanged, UnknownTable, Unavailable.
         """
+        ...
+
+    def has_applied(self, at_least: Mapping[GroupId, Seq], partition: Partition | None) -> bool:
+        """Has the group of a partition (None: every data group of this node) applied here what
+        `at_least` says of it?
+        """
+        ...
+
+    async def wait_applied(
+        self, at_least: Mapping[GroupId, Seq], partition: Partition | None
+    ) -> None:
+        """Until `has_applied`."""
         ...
 
 
@@ -342,9 +394,9 @@ class TransactionGroups(Protocol):
         """A part on the state that is applied now; after `Groups.barrier`. Raises Unavailable."""
         ...
 
-    def recall(self, tag: RequestTag) -> Awaitable[Outcome] | None:
-        """What a request id has come to in whatever group it was used; None: in none. Raises
-        RequestIdReused, Unavailable when a group cannot say.
+    async def recall(self, tag: RequestTag) -> Outcome | None:
+        """What a request id has come to in whatever group it was used, after a barrier there; None:
+        surely in none. Raises RequestIdReused, Unavailable when a group cannot say.
         """
         ...
 

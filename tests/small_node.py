@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 
 from cluster.bootstrap import bootstrap
+from cluster.cluster_tables import provide_cluster
 from cluster.route import LocalGroups
 from kalamdb.config import TransactionSettings
 from kalamdb.edge import faults
@@ -36,6 +37,7 @@ from kalamdb.session.transactions import Transactions
 from kalamdb.sql.constraint import checks
 from kalamdb.sql.statement import Ongoing
 from kalamdb.store.memory import MemoryStore
+from tests.small_operators import enrol_small, small_operations
 
 START_MS = 1_790_000_000_000
 ENTRY_BYTES_MAX = 1 << 20
@@ -125,6 +127,7 @@ class SmallNode:
         self.replicas: dict[GroupId, Replica] = {}
         self.stores: dict[GroupId, MemoryStore] = {}
         self.pool = pool
+        self.logs: dict[GroupId, InstantLog] = {}
         for number in range(DATA_GROUPS + 1):
             group = GroupId(number)
             self.hubs[group] = Hub()
@@ -137,13 +140,17 @@ class SmallNode:
                 checks=checks,
             )
             self.replicas[group] = replica
-            InstantLog(group, replica, watch)
+            self.logs[group] = InstantLog(group, replica, watch)
         self.groups = LocalGroups(self.replicas)
         definitions = Definitions(self.groups, self.clock, no_hash)
         self.transactions = Transactions(
             self.groups, self.groups, self.clock, self.ids, TransactionSettings()
         )
-        around = oversight(lambda: self.groups.catalog, self.clock)
+        self.operations = small_operations(self.logs, self.groups, self.clock)
+        around = oversight(
+            lambda: self.groups.catalog, self.clock, cluster=self.operations.control
+        )
+        provide_cluster(around.system, lambda: self.groups.catalog, self.operations.facts)
         around.offer(Ongoing.TRANSACTION, TransactionsSource(self.transactions))
         self.session = Session(
             self.groups,
@@ -158,7 +165,8 @@ class SmallNode:
         )
 
     async def boot(self) -> None:
-        await bootstrap(self.groups, self.replicas, "test", (1,))
+        await bootstrap(self.groups, DATA_GROUPS, "test", (1,))
+        await enrol_small(self.groups)
 
     async def sql(
         self,
@@ -170,6 +178,7 @@ class SmallNode:
         namespace: str | None = None,
         request_id: str | None = None,
         transaction_id: str | None = None,
+        **fresh: Any,
     ) -> tuple[int, dict[str, Any]]:
         """Status and body, as the HTTP edge would answer. One request is one millisecond."""
         status, body = await self.raw(
@@ -180,6 +189,7 @@ class SmallNode:
             namespace=namespace,
             request_id=request_id,
             transaction_id=transaction_id,
+            **fresh,
         )
         return status, orjson.loads(body)
 
@@ -193,10 +203,14 @@ class SmallNode:
         namespace: str | None = None,
         request_id: str | None = None,
         transaction_id: str | None = None,
+        **fresh: Any,
     ) -> tuple[int, bytes]:
+        """`fresh`: `consistency`, `min_cursor`."""
         self.clock.now_ms += 1
         principal = Principal.of(user, role)
-        request = SqlRequest(sql, params, namespace, request_id, transaction_id=transaction_id)
+        request = SqlRequest(
+            sql, params, namespace, request_id, transaction_id=transaction_id, **fresh
+        )
         try:
             reply = await self.session.execute(principal, request)
             assert isinstance(reply, bytes), "no request here asks for a stream"

@@ -13,12 +13,14 @@ from collections.abc import Callable
 POLL_S = 0.01
 
 
-async def wait_until(condition: Callable[[], bool], *, what: str, timeout_s: float = 10.0) -> None:
+async def wait_until(
+    condition: Callable[[], bool], *, what: str, timeout_s: float = 10.0, poll_s: float = POLL_S
+) -> None:
     """Return once `condition()` holds. Raises: AssertionError naming `what` after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"waited {timeout_s} s in vain: {what}"
-        await asyncio.sleep(POLL_S)
+        await asyncio.sleep(poll_s)
 
 
 def wait_until_blocking(

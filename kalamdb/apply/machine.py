@@ -24,11 +24,13 @@ from kalamdb.errors import Corruption, KalamError
 from kalamdb.model import codec, keys
 from kalamdb.model.change import Change, ChangeBatch, Op, Row
 from kalamdb.model.command import Effect
-from kalamdb.model.ids import HOUR_MS, SEQ_EPOCH_MS, GroupId, Partition, Seq, TableId
+from kalamdb.model.ids import HOUR_MS, SEQ_EPOCH_MS, GroupId, Partition, Seq, Slot, TableId
 from kalamdb.ports import ChangeSink, LogEntry
 from kalamdb.store import staged
 from kalamdb.store.catalog_codec import Fence, FenceState, decode_fence, encode_request
 from kalamdb.store.kv import GroupStore, Mark
+from kalamdb.store.slot_codec import SlotState, decode_slot
+from kalamdb.store.slot_keys import slot_of_key
 
 
 class DecidedCommand(Protocol):
@@ -82,8 +84,10 @@ Fatal = Callable[[KalamError], NoReturn]
 _CHANGE = int(keys.Family.CHANGE)
 _CATALOG = int(keys.Family.CATALOG)
 _FENCE = int(keys.Family.FENCE)
-_TOLD = frozenset((_CHANGE, _CATALOG, _FENCE))
+_SLOT = int(keys.Family.SLOT)
+_TOLD = frozenset((_CHANGE, _CATALOG, _FENCE, _SLOT))
 _ROW = bytes([keys.Family.ROW])
+_ENDING = (SlotState.FROZEN, SlotState.PURGING)  # who came while it was frozen ends later
 _HISTORY = bytes([keys.Family.HISTORY])
 
 
@@ -106,7 +110,7 @@ class Machine:
         fatal: Fatal,
         on_records: Callable[[Sequence[Effect]], None],
     ) -> None:
-        """`on_records` gets the CATALOG and FENCE effects of a batch, after it was put."""
+        """`on_records` gets the CATALOG, FENCE and SLOT effects of a batch, after it was put."""
         self._store = store
         self._sink = sink
         self._decider = decider
@@ -199,9 +203,10 @@ class Machine:
         records = [effect for effect in told if effect[0][0] != _CHANGE]
         if records:
             self._on_records(records)
-        changes = self._changes(told, puts)
-        if changes:
-            self._sink.publish(ChangeBatch(self._store.group, seq, tuple(changes)))
+        if records and any(key[0] == _SLOT for key, _ in records):
+            self._publish_moving(puts, seq)
+        else:
+            self._publish(told, puts, seq)
         for key, value in records:
             if key[0] == _FENCE and value is not None:
                 self._tell_fence(decode_fence(value))
@@ -212,6 +217,33 @@ class Machine:
             else:
                 self._entries += 1
                 self._decider.applied(entry.payload)
+
+    def _publish(self, told: list[Effect], puts: list[Effect], seq: Seq) -> None:
+        changes = self._changes(told, puts)
+        if changes:
+            self._sink.publish(ChangeBatch(self._store.group, seq, tuple(changes)))
+
+    def _publish_moving(self, puts: list[Effect], seq: Seq) -> None:
+        """Of a batch with commands on slots: what a slot was given with its image is no change that
+        happened, and what comes behind a freeze is not for the streams that it ends.
+        """
+        told: list[Effect] = []
+        arriving: set[Slot] = set()
+        for effect in puts:
+            key, value = effect
+            if key[0] == _SLOT:
+                slot = Slot(keys.U16.unpack_from(key, 1)[0])
+                record = None if value is None else decode_slot(value)
+                arriving.discard(slot)
+                if record is not None and record.state in _ENDING:
+                    self._publish(told, puts, record.cut or seq)
+                    told = []
+                    self._sink.close_slots((slot,), f"slot {slot} is being moved")
+                elif record is not None and record.state is SlotState.IMPORTING:
+                    arriving.add(slot)
+            elif key[0] == _CHANGE and not (arriving and slot_of_key(key, 9) in arriving):
+                told.append(effect)
+        self._publish(told, puts, seq)
 
     def _tell_fence(self, fence: Fence) -> None:
         """Streams end with their table, or with the definition they were bound to."""

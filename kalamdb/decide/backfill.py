@@ -23,20 +23,28 @@ from kalamdb.errors import Conflict, IndexNotUnique
 from kalamdb.model import codec, keys
 from kalamdb.model.change import Row
 from kalamdb.model.command import Outcome
-from kalamdb.model.ids import Partition, TableId
+from kalamdb.model.ids import Partition, Slot, slot_of
 from kalamdb.model.keys import Family
 from kalamdb.model.table import TableDef
 from kalamdb.model.work import BuildIndex, PurgeIndexes
 from kalamdb.store.catalog_codec import FenceState, decode_fence
 from kalamdb.store.kv import KeyReader, prefix_end
 from kalamdb.store.rows import PartitionKeys
+from kalamdb.store.slot_keys import index_numbers
 
 STEP_BYTES_MAX = 256 << 10
 
 
-def build_index(draft: Draft, work: BuildIndex, plan: TablePlan, *, reader: KeyReader) -> Outcome:
-    """One step. Raises Conflict when the index is not (or no longer) being built under this
-    fence; IndexNotUnique; LimitReached for values that are too long.
+def build_index(
+    draft: Draft,
+    work: BuildIndex,
+    plan: TablePlan,
+    *,
+    reader: KeyReader,
+    passed: frozenset[Slot] = frozenset(),
+) -> Outcome:
+    """One step; nothing is put for slots in `passed`. Raises Conflict when the index is not (or no
+    longer) being built under this fence; IndexNotUnique; LimitReached for values that are too long.
     """
     index = _plan_of(plan, work.index)
     if index is None or _applied_version(reader, work.table) != plan.table.version:
@@ -54,6 +62,8 @@ def build_index(draft: Draft, work: BuildIndex, plan: TablePlan, *, reader: KeyR
             at, head = PartitionKeys(work.table.id, Partition(partition)), key[:end]
         raw = draft.newer(key, stored)
         if raw is None or codec.is_tombstone(raw):
+            continue
+        if passed and slot_of(at.partition) in passed:
             continue
         row = plan.read(raw)[1]
         assert row is not None
@@ -123,21 +133,8 @@ def purge_indexes(draft: Draft, work: PurgeIndexes, *, reader: KeyReader) -> Out
 def _stray_keys(reader: KeyReader, table: TableDef) -> Iterator[bytes]:
     known = {index.id for index in (*table.indexes, *table.uniques)}
     for family in (Family.INDEX, Family.UNIQUE):
-        for number in _numbers(reader, family, table.id):
+        for number in index_numbers(reader, family, table.id):
             if number not in known and number < table.next_index_id:
                 prefix = keys.index_entries(family, table.id, number)
                 for key, _ in reader.scan(prefix, prefix_end(prefix)):
                     yield key
-
-
-def _numbers(reader: KeyReader, family: Family, table: TableId) -> Iterator[int]:
-    """The index numbers that have entries, found by seeking from one to the next."""
-    start = keys.index_entries(family, table, 0)
-    stop = prefix_end(keys.index_entries(family, table, (1 << 16) - 1))
-    while True:
-        first = next(iter(reader.scan(start, stop)), None)
-        if first is None:
-            return
-        number = keys.index_of(first[0])
-        yield number
-        start = prefix_end(keys.index_entries(family, table, number))

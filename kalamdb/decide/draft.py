@@ -81,7 +81,7 @@ class Draft:
         self.moved: list[tuple[Chain, Seq]] = []
         self._large_bytes = 0
 
-    def get(self, key: bytes) -> bytes | None:
+    def get(self, key: bytes, /) -> bytes | None:
         effect = self.fresh.get(key)
         if effect is None:
             effect = self._decided.get(key)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from kalamdb.decide import audit, nodes, schema, users, views
+from kalamdb.decide import audit, moves, nodes, schema, users, views
 from kalamdb.decide.draft import Draft
 from kalamdb.errors import Conflict
 from kalamdb.model import work
@@ -25,6 +25,9 @@ NEEDS_NO_ROOM = (
     work.RemoveNode,
     work.PutMembers,
     work.PutReplication,
+    work.FinishMove,
+    work.AbortMove,
+    work.EndMove,
     work.PutAudit,
     work.TrimAudit,
 )
@@ -64,6 +67,8 @@ def decide_meta(
             | work.PutReplication()
         ):
             return nodes.decide_nodes(draft, asked, view)
+        case work.BeginMove() | work.FinishMove() | work.AbortMove() | work.EndMove():
+            return moves.decide_move(draft, asked, view)
         case work.PutUser():
             return users.put_user(draft, asked, view)
         case work.DropUser():

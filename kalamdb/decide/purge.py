@@ -11,6 +11,8 @@ Keeps:
   hour.
 - HISTORY goes with the change that superseded it: a version is old when its successor is at or
   below the floor, and that successor is the change being removed.
+- What a slot holds that is frozen, on its way in or on its way out, is not touched: of a frozen one
+  the other group has a copy by now.
 """
 
 from __future__ import annotations
@@ -24,13 +26,23 @@ from kalamdb.errors import Conflict
 from kalamdb.model import codec, keys
 from kalamdb.model.change import Op
 from kalamdb.model.command import Outcome
-from kalamdb.model.ids import HOUR_MS, SEQ_TIME_SHIFT, Partition, Seq, TableId, seq_hour
+from kalamdb.model.ids import (
+    HOUR_MS,
+    SEQ_TIME_SHIFT,
+    Partition,
+    Seq,
+    Slot,
+    TableId,
+    seq_hour,
+    slot_of,
+)
 from kalamdb.model.work import ExpireRows, PurgeTable, TrimBefore
 from kalamdb.store.catalog_codec import Fence, FenceState, decode_fence, encode_fence
 from kalamdb.store.changes import change_floor
 from kalamdb.store.kv import KeyReader, prefix_end
 
 STEP_KEYS_MAX = 2000
+Held = frozenset[Slot]
 _TABLE_FAMILIES = (
     keys.Family.ROW,
     keys.Family.SEQ,
@@ -50,12 +62,20 @@ def _split_chain(chain: bytes) -> tuple[TableId, Partition]:
 
 
 def expire_rows(
-    draft: Draft, work: ExpireRows, plan: TablePlan, *, reader: KeyReader, chains: Chains
+    draft: Draft,
+    work: ExpireRows,
+    plan: TablePlan,
+    *,
+    reader: KeyReader,
+    chains: Chains,
+    held: Held = frozenset(),
 ) -> Outcome:
-    """Remove rows with seq ≤ `upto`, oldest hours first; `affected` is how many entries went."""
+    """Remove rows with seq ≤ `upto`, oldest hours first; `affected` is how many entries went. Rows
+    of slots that are `held` are left to who has them when they are not.
+    """
     writers: dict[bytes, RowWriter] = {}
     expired = 0
-    for key in _expiry_keys(reader, work.table.id, work.upto):
+    for key in _expiry_keys(reader, work.table.id, work.upto, held):
         if expired >= work.rows_max:
             break
         name = keys.chain_of_change(key)
@@ -76,17 +96,38 @@ def expire_rows(
     return Outcome(expired, draft.seq, deleted=expired)
 
 
-def _expiry_keys(reader: KeyReader, table: TableId, upto: Seq) -> Iterator[bytes]:
+def _expiry_keys(
+    reader: KeyReader, table: TableId, upto: Seq, held: Held = frozenset()
+) -> Iterator[bytes]:
     """EXPIRY keys of a table with seq ≤ `upto`, by hour; seeks past hours without any."""
     last_hour = seq_hour(upto)
     hour = 0
     while (hour := _next_hour(reader, keys.Family.EXPIRY, hour, last_hour)) <= last_hour:
         start = keys.U32.pack(hour) + keys.U32.pack(table)
         prefix = bytes([keys.Family.EXPIRY]) + start
-        for key, _ in reader.scan(prefix, prefix_end(prefix)):
+        for key, _ in _not_held(reader, prefix, prefix_end(prefix), held):
             if keys.U64.unpack_from(key, len(key) - 8)[0] <= upto:
                 yield key
         hour += 1
+
+
+def _not_held(
+    reader: KeyReader, start: bytes, stop: bytes, held: Held
+) -> Iterator[tuple[bytes, bytes]]:
+    """A scan of CHANGE or EXPIRY keys that passes by the chains of slots that are held."""
+    if not held:
+        yield from reader.scan(start, stop)
+        return
+    chain = b""
+    while start < stop:
+        begin, start = start, stop
+        for key, value in reader.scan(begin, stop):
+            if key[:-8] != chain:
+                chain = key[:-8]
+                if slot_of(_split_chain(chain[5:])[1]) in held:
+                    start = prefix_end(chain)
+                    break
+            yield key, value
 
 
 def _next_hour(reader: KeyReader, family: keys.Family, hour: int, last_hour: int) -> int:
@@ -102,9 +143,16 @@ def _next_hour(reader: KeyReader, family: keys.Family, hour: int, last_hour: int
 
 
 def trim_before(
-    draft: Draft, work: TrimBefore, *, reader: KeyReader, keys_max: int = STEP_KEYS_MAX
+    draft: Draft,
+    work: TrimBefore,
+    *,
+    reader: KeyReader,
+    held: Held = frozenset(),
+    keys_max: int = STEP_KEYS_MAX,
 ) -> Outcome:
-    """First raises the floor; once that is applied, removes what is under it, step by step."""
+    """First raises the floor; once that is applied, removes what is under it, step by step, but
+    nothing of slots that are `held`.
+    """
     first_of_hour = Seq((work.hour * HOUR_MS) << SEQ_TIME_SHIFT)
     target = min(first_of_hour, draft.seq)
     raw = draft.get(keys.CHANGE_FLOOR)
@@ -112,17 +160,18 @@ def trim_before(
     if target > decided:
         draft.put(keys.CHANGE_FLOOR, codec.encode_seq(target))
         return Outcome(1, draft.seq)
-    removed = _trim_changes(draft, reader, change_floor(reader), keys_max)
+    removed = _trim_changes(draft, reader, held, keys_max)
     requests_hour = work.hour if work.requests_hour is None else work.requests_hour
-    removed += _trim_requests(draft, reader, requests_hour, keys_max - removed)
+    left = keys_max - removed
+    removed += _trim_requests(draft, reader, requests_hour, held, keys_max=left)
     return Outcome(removed, draft.seq)
 
 
-def _trim_changes(draft: Draft, reader: KeyReader, floor: Seq, keys_max: int) -> int:
-    removed = 0
+def _trim_changes(draft: Draft, reader: KeyReader, held: Held, keys_max: int) -> int:
+    removed, floor = 0, change_floor(reader)
     start = keys.change_hour_prefix(0)
     stop = keys.change_hour_prefix(seq_hour(floor) + 1)
-    for key, value in reader.scan(start, stop):
+    for key, value in _not_held(reader, start, stop, held):
         if removed >= keys_max:
             break
         seq = Seq(keys.U64.unpack_from(key, len(key) - 8)[0])
@@ -149,7 +198,7 @@ def _trim_tombstone(draft: Draft, chain: bytes, pk: bytes, seq: Seq) -> None:
         draft.add(bytes([keys.Family.SEQ]) + chain + keys.U64.pack(seq), None)
 
 
-def _trim_requests(draft: Draft, reader: KeyReader, hour: int, keys_max: int) -> int:
+def _trim_requests(draft: Draft, reader: KeyReader, hour: int, held: Held, *, keys_max: int) -> int:
     removed = 0
     family = bytes([keys.Family.REQUEST])
     start, stop = (
@@ -158,6 +207,8 @@ def _trim_requests(draft: Draft, reader: KeyReader, hour: int, keys_max: int) ->
     for key, _ in reader.scan(start, stop):
         if removed >= keys_max:
             break
+        if held and keys.U16.unpack_from(key, 5)[0] in held:
+            continue
         draft.put(family + key[5:], None)
         draft.add(key, None)
         removed += 1

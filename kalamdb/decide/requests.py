@@ -4,8 +4,8 @@ A REQUEST record stands for 24 hours with a hash of text and parameters and the 
 above 4 KiB is kept without its RETURNING rows: a repeat then answers the counts, which are what
 makes it a repeat.
 
-Keeps: one tenant holds at most `ids_max` ids; a new one above that is refused, none is trimmed
-early.
+Keeps: one tenant holds at most `ids_max` ids in a slot; a new one above that is refused, none is
+trimmed early. A record stands in the slot of what was written, and goes where that goes.
 """
 
 from __future__ import annotations
@@ -16,15 +16,20 @@ from kalamdb.decide.flight import Flight, Waiter
 from kalamdb.errors import Overloaded
 from kalamdb.model import codec, keys
 from kalamdb.model.command import OUTCOME_SIZE_MAX_BYTES, Outcome
-from kalamdb.model.ids import TenantId, slot_of, tenant_partition
+from kalamdb.model.ids import Slot, TenantId, slot_of, tenant_partition
 from kalamdb.model.work import RequestTag
 from kalamdb.store.kv import KeyReader, prefix_end
 
 TENANTS_MAX = 10_000
 
 
-def request_key(tag: RequestTag) -> bytes:
-    slot = slot_of(tenant_partition(TenantId(tag.tenant)))
+def home_slot(tag: RequestTag) -> Slot:
+    """The slot of the tenant who asks."""
+    return slot_of(tenant_partition(TenantId(tag.tenant)))
+
+
+def request_key(tag: RequestTag, slot: Slot) -> bytes:
+    """`slot` is that of the partition that is written, so that the record moves with the rows."""
     return keys.request(slot, tag.tenant, tag.actor, tag.request_id, tag.number)
 
 
@@ -42,14 +47,14 @@ class Requests:
         self._reader = reader
         self._ids_max = ids_max
         self._pending: dict[bytes, Flight] = {}
-        self._counts: dict[str, int] = {}
+        self._counts: dict[tuple[Slot, str], int] = {}
 
     def clear(self) -> None:
         self._pending.clear()
         self._counts.clear()
 
     def trimmed(self) -> None:
-        """Records went away: tenants are counted again."""
+        """Records came or went: tenants are counted again."""
         self._counts.clear()
 
     def join(self, key: bytes, tag: RequestTag, waiter: Waiter) -> bool | None:
@@ -64,16 +69,16 @@ class Requests:
         pending.waiters.append(waiter)
         return True
 
-    def check_room(self, tag: RequestTag) -> None:
+    def check_room(self, tag: RequestTag, slot: Slot) -> None:
         """Raises Overloaded when the tenant holds its limit of ids."""
-        count = self._counts.get(tag.tenant)
+        count = self._counts.get((slot, tag.tenant))
         if count is None:
-            count = self._count(tag)
+            count = self._count(tag, slot)
         if count >= self._ids_max:
             raise Overloaded(f"the request ids of {tag.tenant}", self._ids_max)
 
-    def _count(self, tag: RequestTag) -> int:
-        whole = keys.request(slot_of(tenant_partition(TenantId(tag.tenant))), tag.tenant, "", "", 0)
+    def _count(self, tag: RequestTag, slot: Slot) -> int:
+        whole = keys.request(slot, tag.tenant, "", "", 0)
         prefix = whole[: 3 + len(keys.terminated(tag.tenant.encode()))]
         count = 0
         for _ in self._reader.scan(prefix, prefix_end(prefix)):
@@ -82,14 +87,14 @@ class Requests:
                 break
         if len(self._counts) >= TENANTS_MAX:
             self._counts.clear()
-        self._counts[tag.tenant] = count
+        self._counts[slot, tag.tenant] = count
         return count
 
-    def add(self, tag: RequestTag, flight: Flight) -> None:
+    def add(self, tag: RequestTag, slot: Slot, flight: Flight) -> None:
         assert flight.request_key is not None
         self._pending[flight.request_key] = flight
-        if tag.tenant in self._counts:
-            self._counts[tag.tenant] += 1
+        if (slot, tag.tenant) in self._counts:
+            self._counts[slot, tag.tenant] += 1
 
     def done(self, flight: Flight) -> None:
         if flight.request_key is not None:

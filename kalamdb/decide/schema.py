@@ -1,4 +1,4 @@
-"""Decisions on namespaces, tables, fences, slots and placement.
+"""Decisions on namespaces, tables, fences and placement.
 
 Meta decisions rest on the catalog as decided so far (`catalog`); each that changes it counts its
 version up. Data groups know tables from their own fences only (core.md §5).
@@ -31,7 +31,7 @@ from kalamdb.model.catalog import (
     Placement,
 )
 from kalamdb.model.command import Outcome
-from kalamdb.model.ids import Seq, TableId
+from kalamdb.model.ids import Seq, Slot, TableId
 from kalamdb.model.table import TableDef
 from kalamdb.model.work import (
     ActivateTable,
@@ -40,7 +40,6 @@ from kalamdb.model.work import (
     DefineTable,
     DropNamespace,
     DropTable,
-    OpenSlots,
     PutFence,
     PutNamespace,
     PutPlacement,
@@ -50,21 +49,18 @@ from kalamdb.store.catalog_codec import (
     Fence,
     FenceState,
     Replaced,
-    SlotRecord,
-    SlotState,
     TableState,
     decode_fence,
     decode_replaced,
-    decode_slot,
     encode_fence,
     encode_namespace,
     encode_placement,
     encode_replaced,
-    encode_slot,
     encode_table,
 )
 from kalamdb.store.kv import KeyReader, prefix_end
 from kalamdb.store.rows import expired_upto
+from kalamdb.store.slot_keys import slot_of_key
 
 TABLE_ID_MAX = (1 << 32) - 2
 HISTORY_VERSIONS_MAX = 100  # a table's definitions in force and replaced
@@ -260,10 +256,17 @@ def put_fence(draft: Draft, work: PutFence) -> Outcome:
     return done(draft)
 
 
-def check_rows(draft: Draft, work: CheckRows, plan: TablePlan, *, reader: KeyReader) -> Outcome:
+def check_rows(
+    draft: Draft,
+    work: CheckRows,
+    plan: TablePlan,
+    *,
+    reader: KeyReader,
+    passed: frozenset[Slot] = frozenset(),
+) -> Outcome:
     """One step over the rows from before the fence, which is applied: those decided since were
     checked when they were decided. Puts nothing. Raises NotNullViolation, CheckViolation, which say
-    nothing of whose row it is.
+    nothing of whose row it is. Rows of slots in `passed` are another group's.
     """
     table = plan.table
     prefix = keys.table_rows(table.id)
@@ -276,27 +279,13 @@ def check_rows(draft: Draft, work: CheckRows, plan: TablePlan, *, reader: KeyRea
         raw = draft.get(key)
         if raw is None or codec.is_tombstone(raw) or codec.row_seq(raw) <= hidden_upto:
             continue
+        if passed and slot_of_key(key, len(prefix)) in passed:
+            continue
         row = plan.read(raw)[1]
         assert row is not None
         plan.check_new(row, work.columns, work.checks)
     after = None if looked < work.rows_max else last.hex()
     return Outcome(looked, draft.seq, ("after",), ((after,),))
-
-
-def open_slots(draft: Draft, work: OpenSlots) -> Outcome:
-    """First ownership. A slot that has a record already is left as it is."""
-    opened = 0
-    value = encode_slot(SlotRecord(work.epoch, SlotState.OPEN))
-    for slot in work.slots:
-        raw = draft.get(keys.slot(slot))
-        if raw is not None:
-            record = decode_slot(raw)
-            if record.state is not SlotState.OPEN or record.epoch != work.epoch:
-                raise Conflict(f"slot {slot} has a record of epoch {record.epoch}")
-            continue
-        draft.put(keys.slot(slot), value)
-        opened += 1
-    return done(draft, opened)
 
 
 def put_placement(draft: Draft, work: PutPlacement, catalog: CatalogView) -> Outcome:

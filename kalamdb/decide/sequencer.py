@@ -21,14 +21,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from kalamdb.decide import backfill, meta, purge, rows, schema, transaction
+from kalamdb.decide import meta, purge, rows, transaction, upkeep
 from kalamdb.decide.draft import Chain, Draft
 from kalamdb.decide.flight import NOTHING, Flight, Taken, Verdict, Waiter, settle
 from kalamdb.decide.load import SequencerLimits as SequencerLimits
 from kalamdb.decide.load import SequencerStatistics as SequencerStatistics
 from kalamdb.decide.load import check_rows
 from kalamdb.decide.plan import Checks, TablePlan, no_checks
-from kalamdb.decide.requests import Requests, request_key, stored_outcome
+from kalamdb.decide.requests import Requests, home_slot, request_key, stored_outcome
 from kalamdb.decide.standing import Standing
 from kalamdb.errors import (
     DiskFull,
@@ -46,7 +46,7 @@ from kalamdb.model.command import (
     Effect,
     Outcome,
 )
-from kalamdb.model.ids import GroupId, Partition, Seq, seq_ms
+from kalamdb.model.ids import GroupId, Partition, Seq, Slot, seq_ms, slot_of
 from kalamdb.model.table import TableDef
 from kalamdb.model.work import RequestTag, Work
 from kalamdb.store import staged
@@ -55,6 +55,7 @@ from kalamdb.store.catalog_codec import (
     encode_request,
 )
 from kalamdb.store.kv import GroupStore, prefix_end
+from kalamdb.store.slot_codec import SlotState
 
 ENTRY_HEAD_BYTES = 64  # version, numbers, array headers of an entry
 COMMAND_HEAD_BYTES = 5  # length of one command in its entry
@@ -162,10 +163,11 @@ class Sequencer:
         key = None
         try:
             if tag is not None:
-                key = request_key(tag)
-                if self._repeated(key, tag, waiter):
+                slot = self._request_slot(tag, asked)
+                key = request_key(tag, slot)
+                if self._repeated(key, tag, waiter) or self._at_home(tag, slot, waiter):
                     return waiter
-                self._requests.check_room(tag)
+                self._requests.check_room(tag, slot)
             self._check_load()
             draft = Draft(
                 self.overlay,
@@ -193,6 +195,14 @@ class Sequencer:
             raise Overloaded(f"the write queue of group {self.group}", self._limits.commands_max)
         if self._queue_bytes >= self._limits.queue_bytes_max:
             raise Overloaded(f"the write queue of group {self.group}", self._limits.queue_bytes_max)
+
+    def _request_slot(self, tag: RequestTag, asked: Work) -> Slot:
+        return slot_of(asked.partition) if isinstance(asked, work.RowWork) else home_slot(tag)
+
+    def _at_home(self, tag: RequestTag, slot: Slot, waiter: Waiter) -> bool:
+        """Until 0.2 a record stood in the slot of the tenant who asked."""
+        home = home_slot(tag)
+        return home != slot and self._repeated(request_key(tag, home), tag, waiter)
 
     def _repeated(self, key: bytes, tag: RequestTag, waiter: Waiter) -> bool:
         """Answer a request id that is pending or done. Raises RequestIdReused."""
@@ -230,32 +240,17 @@ class Sequencer:
             case work.CommitRows():
                 check_rows(asked, self.rows_max)
                 return transaction.commit_rows(draft, asked, self._target)
-            case work.ExpireRows():
-                plan = self._standing.plan(asked.table)
-                return purge.expire_rows(
-                    draft, asked, plan, reader=self._store, chains=self._standing.chain
-                )
-            case work.TrimBefore():
-                self._requests.trimmed()
-                return purge.trim_before(draft, asked, reader=self._store)
-            case work.PurgeTable():
-                return purge.purge_table(draft, asked, reader=self._store)
-            case work.BuildIndex():
-                self._require_disk()
-                plan = self._standing.plan(asked.table)
-                return backfill.build_index(draft, asked, plan, reader=self._store)
-            case work.CheckRows():
-                return schema.check_rows(
-                    draft, asked, self._standing.plan(asked.table), reader=self._store
-                )
-            case work.PurgeIndexes():
-                return backfill.purge_indexes(draft, asked, reader=self._store)
-            case work.PutFence():
-                return schema.put_fence(draft, asked)
-            case work.OpenSlots():
-                return schema.open_slots(draft, asked)
             case _:
-                return self._decide_meta(draft, asked)
+                return self._decide_other(draft, asked)
+
+    def _decide_other(self, draft: Draft, asked: work.UpkeepWork | work.MetaWork) -> Outcome:
+        if not isinstance(asked, work.UpkeepWork):
+            return self._decide_meta(draft, asked)
+        if isinstance(asked, upkeep.NEEDS_ROOM):
+            self._require_disk()
+        if isinstance(asked, upkeep.CHANGES_REQUESTS):
+            self._requests.trimmed()
+        return upkeep.decide_upkeep(draft, asked, self._standing, reader=self._store)
 
     def _decide_meta(self, draft: Draft, asked: work.MetaWork) -> Outcome:
         view = self._standing.catalog
@@ -270,11 +265,13 @@ class Sequencer:
             raise full
 
     def _seen(self, read_set: work.ReadSet) -> dict[Chain, Seq]:
-        """The chains of a read set with the seqs they were seen at."""
+        """The chains of a read set with the seqs they were seen at. Raises Conflict for slots."""
+        if read_set.slots:
+            self._standing.check_slots(read_set.slots)
         return {self._standing.chain(*place): seq for place, seq in read_set.tables.items()}
 
     def _target(self, table: TableDef, partition: Partition) -> tuple[TablePlan, Chain]:
-        """Where a row write goes. Raises SchemaChanged, UnknownTable, NotLeader, DiskFull."""
+        """Where a row write goes. Raises SchemaChanged, UnknownTable, Moved, DiskFull."""
         self._require_disk()
         plan = self._standing.plan(table)
         return plan, self._standing.chain_for_write(table.id, partition)
@@ -289,10 +286,20 @@ class Sequencer:
 
     def recall(self, tag: RequestTag) -> Waiter | None:
         """What a request id that is pending or done has come to; None: it is free here. Raises
-        RequestIdReused.
+        RequestIdReused; Moved while a slot in which it may stand is frozen.
         """
         waiter = self._make_waiter()
-        return waiter if self._repeated(request_key(tag), tag, waiter) else None
+        for slot in dict.fromkeys((home_slot(tag), *self._standing.shared_slots())):
+            if self._repeated(request_key(tag, slot), tag, waiter):
+                return waiter
+            record = self._standing.record(slot)
+            if record is not None and record.state is SlotState.FROZEN:
+                raise self._standing.elsewhere(slot)
+        return None
+
+    def open_epoch(self, slot: Slot) -> int | None:
+        """The epoch in which a slot is open, as decided so far; None: it is not."""
+        return self._standing.open_epoch(slot)
 
     # ---- what was decided -----------------------------------------------------------------------
 
@@ -318,7 +325,7 @@ class Sequencer:
             self._standing.moved(chain, last)
         self.overlay.update(draft.fresh)
         if tag is not None and key is not None:
-            self._requests.add(tag, flight)
+            self._requests.add(tag, self._request_slot(tag, asked), flight)
             effect = (key, encode_request(tag.hash, flight.outcome))
             self.overlay[key] = effect
             flight.fresh = {**flight.fresh, key: effect}

@@ -11,15 +11,25 @@ from collections.abc import Mapping, Sequence
 
 from kalamdb.decide.draft import Chain
 from kalamdb.decide.plan import Checks, TablePlan
-from kalamdb.errors import NotLeader, SchemaChanged, Unavailable, UnknownTable
+from kalamdb.errors import Conflict, SchemaChanged, Unavailable, UnknownTable
 from kalamdb.model import codec, keys
 from kalamdb.model.catalog import CatalogView
 from kalamdb.model.command import Effect
-from kalamdb.model.ids import META_GROUP, Partition, Seq, Slot, TableId, slot_of
-from kalamdb.model.table import TableDef
+from kalamdb.model.ids import (
+    META_GROUP,
+    Partition,
+    Seq,
+    Slot,
+    TableId,
+    shared_partition,
+    slot_of,
+)
+from kalamdb.model.table import TableDef, TableKind
 from kalamdb.store import catalog
-from kalamdb.store.catalog_codec import FenceState, SlotState, decode_fence, decode_slot
+from kalamdb.store.catalog_codec import FenceState, decode_fence
 from kalamdb.store.kv import GroupStore, prefix_end
+from kalamdb.store.slot_codec import SlotRecord, SlotState, decode_slot
+from kalamdb.store.slots import HELD, elsewhere
 
 
 class Standing:
@@ -37,7 +47,11 @@ class Standing:
         self._checks = checks
         self._chains_max = chains_max
         self._plans: dict[TableId, TablePlan] = {}
-        self._open_slots: set[Slot] = set()
+        self._open_slots: dict[Slot, int] = {}  # with the epoch
+        self._other_slots: dict[Slot, SlotRecord] = {}
+        self.held: frozenset[Slot] = frozenset()  # what they hold must stay as it is
+        self.purging: frozenset[Slot] = frozenset()  # nothing may be put there
+        self._shared: tuple[Slot, ...] | None = None
         self._chains: dict[tuple[TableId, Partition], Chain] = {}
         self.catalog: CatalogView | None = None
 
@@ -46,31 +60,50 @@ class Standing:
         prefix = bytes([keys.Family.SLOT])
         for key, value in self._store.scan(prefix, prefix_end(prefix)):
             self._learn_slot(key, value)
+        self._sort_slots()
         if self._store.group == META_GROUP:
             self.catalog = catalog.load(self._store)
 
     def forget(self) -> None:
         self._plans.clear()
         self._open_slots.clear()
+        self._other_slots.clear()
+        self.held = self.purging = frozenset()
+        self._shared = None
         self._chains.clear()
         self.catalog = None
 
     def learn(self, effects: Sequence[Effect]) -> None:
         """Follow a decision on schema, slots or catalog."""
+        slots = False
         for key, value in effects:
             if key[0] == keys.Family.SLOT:
                 self._learn_slot(key, value)
+                slots = True
             elif key[0] == keys.Family.FENCE:
                 self._plans.pop(keys.table_of(key), None)
+                self._shared = None
+        if slots:
+            self._sort_slots()
         if self.catalog is not None:
             self.catalog = catalog.fold(self.catalog, effects)
 
     def _learn_slot(self, key: bytes, value: bytes | None) -> None:
         slot = Slot(keys.U16.unpack_from(key, 1)[0])
-        if value is not None and decode_slot(value).state is SlotState.OPEN:
-            self._open_slots.add(slot)
-        else:
-            self._open_slots.discard(slot)
+        record = None if value is None else decode_slot(value)
+        self._open_slots.pop(slot, None)
+        self._other_slots.pop(slot, None)
+        if record is not None and record.state is SlotState.OPEN:
+            # Another group may have gone on with its chains.
+            self._chains.clear()
+            self._open_slots[slot] = record.epoch
+        elif record is not None:
+            self._other_slots[slot] = record
+
+    def _sort_slots(self) -> None:
+        others = self._other_slots.items()
+        self.held = frozenset(slot for slot, found in others if found.state in HELD)
+        self.purging = frozenset(slot for slot, found in others if found.state is SlotState.PURGING)
 
     def _read(self, key: bytes) -> bytes | None:
         effect = self._decided.get(key)
@@ -111,9 +144,42 @@ class Standing:
         self._chains[chain.table, chain.partition] = chain
 
     def chain_for_write(self, table: TableId, partition: Partition) -> Chain:
-        """Raises NotLeader when the partition's slot is not open here."""
+        """Raises Moved, or NotLeader, when the partition's slot is not open here."""
         chain = self._chains.get((table, partition))
         slot = slot_of(partition) if chain is None else chain.slot
         if slot not in self._open_slots:
-            raise NotLeader(self._store.group, None)
+            raise self.elsewhere(slot)
         return self.chain(table, partition) if chain is None else chain
+
+    def elsewhere(self, slot: Slot) -> Unavailable:
+        """What is said of a slot that is not open."""
+        return elsewhere(self._store.group, slot, self._other_slots.get(slot))
+
+    def open_epoch(self, slot: Slot) -> int | None:
+        """The epoch in which the slot is open; None: it is not."""
+        return self._open_slots.get(slot)
+
+    def shared_slots(self) -> tuple[Slot, ...]:
+        """The slots of all SHARED tables, wherever they are."""
+        if self._shared is None:
+            prefix = bytes([keys.Family.FENCE])
+            scan = self._store.scan(prefix, prefix_end(prefix))
+            tables = (decode_fence(raw).table for _, raw in scan)
+            self._shared = tuple(
+                dict.fromkeys(
+                    slot_of(shared_partition(table.id))
+                    for table in tables
+                    if table.kind is TableKind.SHARED
+                )
+            )
+        return self._shared
+
+    def record(self, slot: Slot) -> SlotRecord | None:
+        """What is known of a slot that is not open."""
+        return self._other_slots.get(slot)
+
+    def check_slots(self, seen: Mapping[Slot, int]) -> None:
+        """Raises Conflict when a slot is not open in the epoch in which it was seen open."""
+        for slot, epoch in seen.items():
+            if self._open_slots.get(slot) != epoch:
+                raise Conflict(f"slot {slot} was moved")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from kalamdb import errors, transaction_errors
+from kalamdb import cluster_errors, errors, transaction_errors
 from kalamdb.errors import KalamError
 from kalamdb.model.principal import Principal, Role
 
@@ -82,6 +82,10 @@ FAULTS: dict[type[KalamError], Fault] = {
     errors.DivisionByZero: _failed("22012"),
     errors.UnreadableText: _failed("22P02"),
     errors.NothingToKill: _failed("42704", "NOT_FOUND"),
+    cluster_errors.UnknownNode: _failed("42704", "NOT_FOUND"),
+    cluster_errors.NodeTaken: _failed("42710"),
+    cluster_errors.NodeNeeded: _failed("2BP01"),
+    cluster_errors.NoSuchMember: _failed("55000"),
     transaction_errors.TransactionMisused: _failed("25000"),
     transaction_errors.NotInTransaction: _failed("25001"),
     transaction_errors.TransactionReadOnly: _failed("25006"),
@@ -105,6 +109,8 @@ FAULTS: dict[type[KalamError], Fault] = {
     transaction_errors.TransactionBusy: _same(409, "TRANSACTION_BUSY", "55006"),
     errors.Unavailable: _same(503, "CLUSTER_UNAVAILABLE", "57P03"),
     errors.NotLeader: _same(503, "NOT_LEADER", "57P03"),
+    errors.Moved: _same(503, "CLUSTER_UNAVAILABLE", "57P03"),
+    errors.ReplicaBehind: _same(503, "REPLICA_BEHIND", "57P03"),
     errors.SigningKeyPending: _same(503, "CLUSTER_UNAVAILABLE", "57P03"),
     errors.DiskFull: _same(503, "DISK_FULL", "53100"),
     errors.Overloaded: _same(503, "OVERLOADED", "53300"),
@@ -131,6 +137,8 @@ BUG_MESSAGE = "the server failed on this request; its log says why"
 _RETRY_AFTER_S: dict[type[KalamError], int] = {
     errors.Overloaded: 1,
     errors.NotLeader: 1,
+    errors.Moved: 1,
+    errors.ReplicaBehind: 1,
     errors.Unavailable: 1,
     errors.SigningKeyPending: 1,
     errors.DiskFull: 30,

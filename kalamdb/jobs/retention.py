@@ -13,7 +13,7 @@ for ever does not pin them.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -66,8 +66,12 @@ class Retention:
     """See the module. `run` until cancelled, or `round` by hand."""
 
     def __init__(
-        self, groups: Sequence[LedGroup], clock: Clock, settings: RetentionSettings
+        self,
+        groups: Callable[[], Iterable[LedGroup]],
+        clock: Clock,
+        settings: RetentionSettings,
     ) -> None:
+        """`groups`: those this node has now."""
         self._groups = groups
         self._clock = clock
         self._settings = settings
@@ -78,7 +82,7 @@ class Retention:
 
     async def round(self) -> None:
         """One pass over all groups. A group that can't decide now is left for the next pass."""
-        for group in self._groups:
+        for group in list(self._groups()):
             for _ in range(self._settings.steps_max):
                 if not group.purge_old():
                     break

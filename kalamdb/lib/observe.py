@@ -141,8 +141,11 @@ class Metrics(Collector):
         self._outside.register(self)
 
     def watch(self, name: str, read: Callable[[], object], **labels: str) -> None:
-        """Read this source at each scrape; `labels` tell several of one name apart."""
-        self._sources.append(_Source(name, read, labels))
+        """Read this source at each scrape; `labels` tell several of one name apart. One of the same
+        name and labels is replaced.
+        """
+        others = (one for one in self._sources if (one.name, one.labels) != (name, labels))
+        self._sources = [*others, _Source(name, read, labels)]
 
     def render(self) -> bytes:
         return generate_latest(self._outside)

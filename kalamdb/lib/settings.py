@@ -72,6 +72,9 @@ def read_command_line(
             dest=knob.key,
             metavar="VALUE",
             help=f"{knob.facts['doc']} (default {knob.default})",
+            # A switch needs no value: `--join` is `--join true`.
+            nargs="?" if isinstance(knob.default, bool) else None,  # pyright: ignore[reportArgumentType]
+            const="true" if isinstance(knob.default, bool) else None,
         )
     given = vars(parser.parse_args(arguments))
     flags: dict[str, str] = {}
@@ -225,7 +228,7 @@ def _assembled(tree: Any, values: Mapping[str, Any], path: str) -> Any:
 
 def _consistent(settings: Settings) -> Settings:
     """What holds between settings."""
-    auth, server = settings.auth, settings.server
+    auth, server, cluster = settings.auth, settings.server, settings.cluster
     if auth.oidc.enabled:
         for key, needed in (
             ("issuer", auth.oidc.issuer),
@@ -241,6 +244,12 @@ def _consistent(settings: Settings) -> Settings:
         raise InvalidSettings("settings", "auth.password_length_min", "is above the maximum")
     if server.http == server.rpc and address(server.http)[1] != 0:
         raise InvalidSettings("settings", "server.rpc", "is the address of server.http")
+    if cluster.peers and cluster.secret is None:
+        raise InvalidSettings("settings", "cluster.secret", "is needed by cluster.peers")
+    tls = {"tls_cert": cluster.tls_cert, "tls_key": cluster.tls_key, "tls_ca": cluster.tls_ca}
+    for key, path in tls.items():
+        if path is None and any(tls.values()):
+            raise InvalidSettings("settings", f"cluster.{key}", "is needed by the other of TLS")
     if settings.limits.max_result_bytes > settings.limits.held_results_bytes:
         raise InvalidSettings("settings", "limits.max_result_bytes", "is above held_results_bytes")
     if settings.limits.max_statement_bytes > settings.limits.max_body_bytes:

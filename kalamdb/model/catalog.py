@@ -19,6 +19,7 @@ from kalamdb.errors import (
 )
 from kalamdb.model.ids import SLOTS, GroupId, NodeId, Slot, TableId
 from kalamdb.model.principal import Role
+from kalamdb.model.slot import Move
 from kalamdb.model.table import TableDef
 
 _RESERVED_NAMESPACES = """
@@ -140,6 +141,11 @@ class Placement:
         numbers = map(GroupId, range(self.groups + 1))
         return tuple(group for group in numbers if node in self.voters_of(group))
 
+    def named(self) -> frozenset[NodeId]:
+        """The nodes that are meant to vote in any group."""
+        numbers = map(GroupId, range(self.groups + 1))
+        return frozenset(node for group in numbers for node in self.voters_of(group))
+
     def group_of(self, slot: Slot) -> GroupId:
         moved = self.moved.get(slot)
         return GroupId(slot * self.groups // SLOTS + 1) if moved is None else moved
@@ -192,6 +198,15 @@ class CatalogView:
         default_factory=dict[TableId, Mapping[int, bytes]]
     )
     nodes: Mapping[NodeId, NodeRecord] = field(default_factory=dict[NodeId, NodeRecord])
+    moves: Mapping[Slot, Move] = field(default_factory=dict[Slot, Move])
+
+    @property
+    def enrolled(self) -> bool:
+        """`nodes` are all of the cluster's. The first ones of a new cluster come one by one: while
+        some are missing, who is not among them may belong to it all the same.
+        """
+        placement = self.placement
+        return placement is not None and bool(self.nodes) and self.nodes.keys() >= placement.named()
 
     def table(self, namespace: str, name: str, kind: str = "table") -> TableDef:
         """Raises UnknownTable (UnknownNamespace when there is no such namespace), InvalidStatement

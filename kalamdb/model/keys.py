@@ -188,6 +188,11 @@ def slot(number: Slot) -> bytes:
     return _SLOT.pack(Family.SLOT, number)
 
 
+def component(group: GroupId) -> bytes:
+    """A bound of the seqs of changes that this group decided and another was given."""
+    return CHANGE_FLOOR + U16.pack(group)
+
+
 def fence(table: TableId) -> bytes:
     return _TABLE.pack(Family.FENCE, table)
 

@@ -15,6 +15,19 @@ from kalamdb.model.audit import AuditEntry
 from kalamdb.model.catalog import Identity, ViewDef
 from kalamdb.model.change import Row
 from kalamdb.model.ids import GroupId, NodeId, Partition, Seq, Slot, TableId
+from kalamdb.model.slot_work import SLOT_WORK as SLOT_WORK
+from kalamdb.model.slot_work import AbortMove as AbortMove
+from kalamdb.model.slot_work import BeginMove as BeginMove
+from kalamdb.model.slot_work import EndMove as EndMove
+from kalamdb.model.slot_work import FinishMove as FinishMove
+from kalamdb.model.slot_work import ImportBegin as ImportBegin
+from kalamdb.model.slot_work import ImportChunk as ImportChunk
+from kalamdb.model.slot_work import ImportClear as ImportClear
+from kalamdb.model.slot_work import MoveWork, SlotWork
+from kalamdb.model.slot_work import SlotFreeze as SlotFreeze
+from kalamdb.model.slot_work import SlotOpen as SlotOpen
+from kalamdb.model.slot_work import SlotPurge as SlotPurge
+from kalamdb.model.slot_work import SlotThaw as SlotThaw
 from kalamdb.model.table import TableDef
 
 Returning = Callable[[Row, Seq], tuple[object, ...]]
@@ -46,7 +59,8 @@ class ConflictRule:
 class ReadSet:
     """What slow work looked at; the section accepts its result only while this still holds.
 
-    `rows`: ROW key → seq seen (0: absent); `tables`: (table, partition) → last change seq seen.
+    `rows`: ROW key → seq seen (0: absent); `tables`: (table, partition) → last change seq seen;
+    `slots`: slot → the epoch in which it was open.
     """
 
     rows: Mapping[tuple[TableId, Partition, bytes], Seq] = field(
@@ -55,6 +69,7 @@ class ReadSet:
     tables: Mapping[tuple[TableId, Partition], Seq] = field(
         default_factory=dict[tuple[TableId, Partition], Seq]
     )
+    slots: Mapping[Slot, int] = field(default_factory=dict[Slot, int])
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,9 +340,12 @@ class DrainNode:
 
 @dataclass(frozen=True, slots=True)
 class RemoveNode:
-    """Meta: the node is none of the cluster's any more; refused while it is to hold members."""
+    """Meta: the node is none of the cluster's any more; refused while it is to hold members, unless
+    it is `dead`: then groups are short of a voter until another node takes its place.
+    """
 
     node: NodeId
+    dead: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -403,6 +421,7 @@ MetaWork = (
     | DropTable
     | PutPlacement
     | NodeWork
+    | MoveWork
     | PutUser
     | DropUser
     | PutAudit
@@ -412,9 +431,8 @@ MetaWork = (
 RowWork = InsertRows | ChangeKeys | PutRows | CommitRows
 """It decides on rows, and changes no schema, slot or catalog."""
 
-Work = (
-    RowWork
-    | ExpireRows
+UpkeepWork = (
+    ExpireRows
     | TrimBefore
     | PutFence
     | PurgeTable
@@ -422,8 +440,11 @@ Work = (
     | CheckRows
     | PurgeIndexes
     | OpenSlots
-    | MetaWork
+    | SlotWork
 )
+"""Of a data group, and no statement of a client."""
+
+Work = RowWork | UpkeepWork | MetaWork
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """One partition of a transaction on the replica that leads it: a snapshot with own writes over it.
 
 Keeps:
-- It lives in the term it began in. Leadership lost means it is gone: `Unavailable`, nothing done.
+- It lives in the term it began in, and while its slot is open as it was. After that it is gone:
+  `Unavailable`, nothing done.
 - Reads and statements see one state, that of the snapshot, and what the transaction itself wrote.
 - The store snapshot is closed with the transaction, or after the last query that still reads it.
 """
@@ -20,7 +21,7 @@ from kalamdb.model import codec, keys
 from kalamdb.model.change import Row
 from kalamdb.model.codec import row_seq
 from kalamdb.model.command import Outcome
-from kalamdb.model.ids import GroupId, Partition, Seq, TableId
+from kalamdb.model.ids import GroupId, Partition, Seq, TableId, slot_of
 from kalamdb.model.table import TableDef
 from kalamdb.model.work import (
     ChangeKeys,
@@ -35,6 +36,7 @@ from kalamdb.store.catalog_codec import Fence, FenceState, decode_fence
 from kalamdb.store.kv import GroupSnapshot
 from kalamdb.store.overlay import OverlayReader, OverlaySnapshot, SharedSnapshot
 from kalamdb.store.rows import PartitionKeys
+from kalamdb.store.slots import SlotTable
 from kalamdb.store.snapshot import HotSnapshot
 from kalamdb.transaction_errors import NotInTransaction
 
@@ -53,7 +55,12 @@ class ReplicaTransaction:
         partition: Partition,
         reader: GroupSnapshot,
         wall_ms: Callable[[], int],
+        *,
+        slots: SlotTable,
     ) -> None:
+        """`slots` as of the snapshot `reader`. Raises Moved, NotLeader."""
+        self._slot = slot_of(partition)
+        self._epoch = slots.open_epoch(partition)
         self.group: GroupId = sequencer.group
         self.partition = partition
         self._sequencer = sequencer
@@ -63,7 +70,7 @@ class ReplicaTransaction:
         self._shared = SharedSnapshot(reader)
         self._wall_ms = wall_ms
         self._began_ms = wall_ms()
-        self._past = HotSnapshot(self.group, reader, self._began_ms)
+        self._past = HotSnapshot(self.group, reader, self._began_ms, slots)
         self.seq = self._past.seq
         self._own = OwnWrites()
         self._tables: dict[TableId, tuple[TableDef, Chain]] = {}
@@ -75,8 +82,13 @@ class ReplicaTransaction:
 
     @property
     def lost(self) -> bool:
-        """Leadership was lost since it began: it can never be committed."""
-        return not self._sequencer.ready or self._sequencer.term != self._term
+        """Leadership was lost since it began, or the slot moves: it can never be committed."""
+        sequencer = self._sequencer
+        return (
+            not sequencer.ready
+            or sequencer.term != self._term
+            or sequencer.open_epoch(self._slot) != self._epoch
+        )
 
     def get(self, table: TableDef, pk: bytes) -> bytes | None:
         self._check(table)
@@ -191,7 +203,7 @@ class ReplicaTransaction:
     def _check_open(self) -> None:
         """Raises Unavailable."""
         if self.lost:
-            raise Unavailable(f"the leader of group {self.group} changed under a transaction")
+            raise Unavailable(f"what a transaction wrote to went away from group {self.group}")
         assert self._open, "a closed transaction was used"
 
     def _check(self, table: TableDef) -> None:

@@ -1,15 +1,16 @@
-"""What goes on at a node and can be ended: queries, live queries, transactions, connections.
+"""What goes on and can be ended: queries, live queries, transactions, connections.
 
 Whoever runs such things offers them as a `Source` (`offer`); `system` tables and SHOW list them,
-KILL ends one of them.
+KILL ends one of them. Other nodes do the same for theirs (`join`).
 
-Keeps: who may end something is decided here, once: roles dba and system whatever it is, everybody
-else what is their own. An id that is not there and an id of somebody else look the same.
+Keeps: a node that does not say what it has is named in the list. Who may end something is decided
+here, once: roles dba and system whatever it is, everybody else what is their own. An id that is not
+there and an id of somebody else look the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from inspect import isawaitable
@@ -18,11 +19,16 @@ from typing import Protocol
 from kalamdb.errors import NothingToKill
 from kalamdb.lib.clock import Clock
 from kalamdb.model.principal import Principal, Role
+from kalamdb.model.types import TEXT
 from kalamdb.query.running import RunningQueries, RunningQuery
 from kalamdb.query.system import Values
 from kalamdb.session.transactions import OpenTransaction, Transactions
 from kalamdb.sql.redact import redacted_again
 from kalamdb.sql.statement import Ongoing
+from kalamdb.sql.virtual import VirtualTable
+
+UNREACHABLE = "unreachable"
+"""What stands as the state in the row of a node that did not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +59,43 @@ class Source(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One thing under way, on whatever node: its row, and its table as in `Item`."""
+
+    row: Values
+    table: tuple[str, str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Everywhere:
+    """What is known to be under way; `silent` nodes did not say what they have."""
+
+    known: Sequence[Told]
+    silent: Sequence[int] = ()
+
+
+class OtherNodes(Protocol):
+    """What goes on there; they look at the principal's rights themselves."""
+
+    async def listed(self, kind: Ongoing, principal: Principal) -> Everywhere: ...
+
+    async def kill(self, kind: Ongoing, item_id: str, principal: Principal) -> None:
+        """Raises NothingToKill; Unavailable when a node that may have it does not answer."""
+        ...
+
+
 class Activity:
-    """Everything under way on one node."""
+    """Everything under way on one node, and the way to that of the others."""
 
     def __init__(self) -> None:
         self._sources: dict[Ongoing, Source] = {}
+        self._others: OtherNodes | None = None
+
+    def join(self, others: OtherNodes) -> None:
+        """There are other nodes; once."""
+        assert self._others is None
+        self._others = others
 
     def offer(self, kind: Ongoing, source: Source) -> None:
         """Things of this kind come from `source`; once per kind."""
@@ -75,15 +113,58 @@ class Activity:
             if owner is None or item.owner == owner:
                 yield item
 
-    async def kill(self, kind: Ongoing, item_id: str, principal: Principal) -> Item:
-        """End one thing. Raises NothingToKill."""
+    async def everywhere(self, kind: Ongoing, principal: Principal) -> Everywhere:
+        """What `principal` may see and end, on all nodes; this one's first."""
+        here = [Told(item.row, item.table) for item in self.listed(kind, principal)]
+        if self._others is None:
+            return Everywhere(here)
+        elsewhere = await self._others.listed(kind, principal)
+        return Everywhere([*here, *elsewhere.known], elsewhere.silent)
+
+    async def rows(
+        self, kind: Ongoing, table: VirtualTable, principal: Principal
+    ) -> Sequence[Values]:
+        """Rows of `table`, which is this kind's, with one for each node that did not answer."""
+        found = await self.everywhere(kind, principal)
+        return [
+            *(one.row for one in found.known),
+            *(silent_row(table, node) for node in found.silent),
+        ]
+
+    async def kill(self, kind: Ongoing, item_id: str, principal: Principal) -> None:
+        """End one thing, wherever it is. Raises NothingToKill, Unavailable."""
+        if await self.kill_here(kind, item_id, principal):
+            return
+        if self._others is None:
+            raise NothingToKill(kind.value.lower(), item_id)
+        await self._others.kill(kind, item_id, principal)
+
+    async def kill_here(self, kind: Ongoing, item_id: str, principal: Principal) -> bool:
+        """End one thing of this node; False: there is none that `principal` may end."""
         for item in self.listed(kind, principal):
             if item.id == item_id:
                 ending = self._sources[kind].end(item_id)
                 if isawaitable(ending):
                     await ending
-                return item
-        raise NothingToKill(kind.value.lower(), item_id)
+                return True
+        return False
+
+
+def silent_row(table: VirtualTable, node: int) -> Values:
+    """Says that a node did not answer: its number, `unreachable` as its state, and nothing else."""
+    values: list[object] = []
+    for number, column in enumerate(table.columns):
+        if column.name == "node_id":
+            values.append(node)
+        elif column.name in ("state", "status"):
+            values.append(UNREACHABLE)
+        elif number == 0:
+            values.append(f"node {node}")
+        elif column.nullable:
+            values.append(None)
+        else:
+            values.append("" if column.type == TEXT else 0)
+    return values
 
 
 class QueriesSource:
@@ -122,19 +203,21 @@ class QueriesSource:
 class TransactionsSource:
     """Implements `Source` over the open transactions."""
 
-    def __init__(self, transactions: Transactions) -> None:
+    def __init__(self, transactions: Transactions, node: int = 1) -> None:
         self._transactions = transactions
+        self._node = node
 
     def listed(self, owner: str | None) -> Iterator[Item]:
         for one in self._transactions.list():
             if owner in (None, one.actor):
-                yield Item(one.transaction_id, one.actor, partial(_transaction_row, one))
+                row = partial(_transaction_row, one, self._node)
+                yield Item(one.transaction_id, one.actor, row)
 
     def end(self, item_id: str) -> None:
         self._transactions.kill(item_id)
 
 
-def _transaction_row(one: OpenTransaction) -> Values:
+def _transaction_row(one: OpenTransaction, node: int) -> Values:
     return (
         one.transaction_id,
         one.user,
@@ -146,4 +229,5 @@ def _transaction_row(one: OpenTransaction) -> Values:
         one.write_bytes,
         one.tables,
         one.snapshot_seq,
+        node,
     )

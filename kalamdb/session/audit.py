@@ -29,7 +29,7 @@ from kalamdb.lib.tasks import every
 from kalamdb.model.audit import AuditEntry, NumberedAudit
 from kalamdb.model.principal import Principal
 from kalamdb.model.work import PutAudit, TrimAudit
-from kalamdb.ports import Groups
+from kalamdb.ports import MetaGroups
 from kalamdb.store import audit as records
 from kalamdb.store.kv import KeyReader
 
@@ -44,6 +44,7 @@ NAME_LENGTH_MAX = 128
 LOGIN, LOGIN_REFUSED, LOGOUT, SETUP = "LOGIN", "LOGIN_REFUSED", "LOGOUT", "SETUP"
 EXECUTE_AS, EXECUTE_AS_DENIED = "EXECUTE_AS_USER", "EXECUTE_AS_USER_DENIED"
 READ_ALL_USERS, KILL, OVERFLOW = "READ_ALL_USERS", "KILL", "AUDIT_OVERFLOW"
+CLUSTER = "CLUSTER"
 # Different ones in a minute. What anybody can cause has little room.
 DISTINCT_MAX = {LOGIN_REFUSED: 50, EXECUTE_AS_DENIED: 200}
 DISTINCT_MAX_ELSE = 2_000
@@ -100,10 +101,12 @@ class NoAudit:
 
 
 class AuditLog:
-    """See the module. `reader` is the meta group's store on this node."""
+    """See the module. `reader` is the meta group's store on this node; None where there is none, and
+    others let the oldest entries go.
+    """
 
     def __init__(
-        self, groups: Groups, reader: KeyReader, clock: Clock, settings: AuditSettings
+        self, groups: MetaGroups, reader: KeyReader | None, clock: Clock, settings: AuditSettings
     ) -> None:
         self._groups = groups
         self._reader = reader
@@ -171,6 +174,10 @@ class AuditLog:
         """KILL of a query or a live query."""
         self.count(Act(KILL, principal.actor, what[:NAME_LENGTH_MAX]))
 
+    def on_cluster(self, principal: Principal, what: str) -> None:
+        """A CLUSTER statement that changes something."""
+        self.note(Act(CLUSTER, principal.actor, what[:NAME_LENGTH_MAX]))
+
     def _put(self, entry: AuditEntry, *, waited_for: bool) -> None:
         """What somebody waits for always fits: there are as many as there are requests."""
         if not waited_for and len(self._queue) >= self._settings.queue_entries:
@@ -185,7 +192,8 @@ class AuditLog:
         """Write and trim until cancelled; what is queued then is for `close`."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(every(self._settings.interval_s, self.step, name="audit"))
-            tasks.create_task(every(TRIM_S, self.trim, name="audit trim"))
+            if self._reader is not None:
+                tasks.create_task(every(TRIM_S, self.trim, name="audit trim"))
 
     async def step(self) -> None:
         """Write what waits. Raises: the tree, when the meta group can't; it waits on then."""
@@ -239,6 +247,7 @@ class AuditLog:
 
     def read(self, limit: int, before: int | None = None) -> Sequence[NumberedAudit]:
         """The newest `limit` entries numbered below `before`, newest first, as applied here."""
+        assert self._reader is not None, "the log is read where it is"
         return records.newest(self._reader, limit, before)
 
     def statistics(self) -> AuditStatistics:

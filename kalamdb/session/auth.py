@@ -38,7 +38,7 @@ from kalamdb.lib.clock import Clock, Ids
 from kalamdb.model.catalog import User
 from kalamdb.model.principal import Principal, Role
 from kalamdb.model.work import PutUser
-from kalamdb.ports import Groups
+from kalamdb.ports import MetaGroups
 from kalamdb.session import audit, jws
 from kalamdb.session.audit import Act, Audit, NoAudit
 from kalamdb.session.lockout import Lockout
@@ -63,6 +63,7 @@ ROOT = "root"
 ROOT_PASSWORD = "password of root"  # the kind of AlreadyExists when setup was done before
 ISSUER = "kalamdb"
 REFRESH_LIFETIMES = 7
+LOOKED_MAX = 1000
 _SCHEME = "bearer "
 _CLAIMS = ("sub", "iss", "exp", "iat", "role", "token_type", "epoch")
 _ENDED = "the token is no longer valid; sign in again"
@@ -103,7 +104,7 @@ class Authenticator:
 
     def __init__(
         self,
-        groups: Groups,
+        groups: MetaGroups,
         passwords: Passwords,
         clock: Clock,
         settings: AuthSettings,
@@ -111,7 +112,10 @@ class Authenticator:
         secret: bytes,
         outside: OutsideTokens | None = None,
         log: Audit | None = None,
+        follows: bool = False,
     ) -> None:
+        """`follows`: the catalog is told from elsewhere, and may be behind."""
+        self._follows = follows
         self._groups = groups
         self._passwords = passwords
         self._clock = clock
@@ -122,6 +126,7 @@ class Authenticator:
         self._cache = TokenCache(settings.token_cache_entries)
         self._lockout = Lockout(clock, settings.lockout_failures, settings.lockout_s)
         self._setting_up = asyncio.Lock()
+        self._looked: dict[tuple[str, int], None] = {}
         if outside is not None:
             outside.keys.on_removal(self._cache.drop_outside)
 
@@ -186,8 +191,28 @@ class Authenticator:
             return claims, self._passing(claims)
         user = names(claims, self._groups.catalog)
         if user is None:
+            self._look_again(claims)
             raise InvalidCredentials(_ENDED)
         return claims, user
+
+    def _look_again(self, claims: Claims) -> None:
+        """The catalog may be behind the token. Raises SigningKeyPending until it was as new as the
+        meta group's once for this user and epoch, so that its edge asks a second time then.
+        """
+        if not self._follows:
+            return
+        asked = claims.user, claims.epoch
+        known = self._groups.catalog.users.get(claims.user)
+        if (known is not None and known.epoch > claims.epoch) or asked in self._looked:
+            return
+        raise SigningKeyPending(ISSUER, partial(self._look, asked))
+
+    async def _look(self, asked: tuple[str, int]) -> None:
+        """A look that failed has shown nothing: Unavailable then, and the next request looks."""
+        await self._groups.refresh_catalog()
+        if len(self._looked) >= LOOKED_MAX:
+            del self._looked[next(iter(self._looked))]
+        self._looked[asked] = None
 
     def _passing(self, claims: Claims) -> User:
         """Who is not stored comes in as long as the issuer that vouched for it is the one asked."""
@@ -254,6 +279,8 @@ class Authenticator:
         PermissionDenied (passwords are off).
         """
         self._check_passwords_on()
+        if self._follows:
+            await self._groups.refresh_catalog()  # the user may be new, or have a new password
         async with self._passwords.turn():
             locked_s = self._lockout.locked_s(user, address)
             if locked_s:

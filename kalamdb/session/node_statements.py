@@ -18,11 +18,13 @@ from kalamdb.model.values import encoder
 from kalamdb.query.system import Values
 from kalamdb.session import answers, permissions
 from kalamdb.session.activity import Activity
+from kalamdb.session.cluster_statements import ClusterStatements
 from kalamdb.session.information_schema import visible_stored
 from kalamdb.session.system_catalog import indexes_of
 from kalamdb.session.system_tables import SystemTables
 from kalamdb.sql.bound import OutputColumn
 from kalamdb.sql.statement import (
+    Cluster,
     Kill,
     Ongoing,
     ShowIndexes,
@@ -33,7 +35,7 @@ from kalamdb.sql.statement import (
 )
 from kalamdb.sql.virtual import SYSTEM, VirtualTable, virtual_table
 
-NodeStatement = Kill | ShowOngoing | ShowUsers | ShowIndexes | ShowSettings
+NodeStatement = Kill | Cluster | ShowOngoing | ShowUsers | ShowIndexes | ShowSettings
 TABLES: dict[Ongoing, str] = {
     Ongoing.QUERY: "queries",
     Ongoing.LIVE_QUERY: "live",
@@ -57,26 +59,32 @@ class NodeStatements:
         system: SystemTables,
         activity: Activity,
         on_kill: OnKill = no_kill_heard,
+        *,
+        cluster: ClusterStatements | None = None,
     ) -> None:
         self._catalog = catalog
         self._system = system
         self._activity = activity
         self._on_kill = on_kill
+        self._cluster = cluster or ClusterStatements(system, None, no_kill_heard)
 
     async def answer(self, principal: Principal, statement: NodeStatement, namespace: str) -> bytes:
-        """The result as bytes. Raises NothingToKill, UnknownTable, InvalidStatement."""
+        """The result as bytes. Raises NothingToKill, Unavailable, UnknownTable,
+        InvalidStatement.
+        """
         user = principal.user
         match statement:
             case Kill(kind, item_id):
                 await self._activity.kill(kind, item_id, principal)
                 self._on_kill(principal, f"{kind.value} {item_id}")
                 return answers.message(f"{kind.value.lower()} {item_id} ended", user)
+            case Cluster(asked):
+                return await self._cluster.answer(principal, asked)
             case ShowOngoing(kind):
                 if not self._activity.has(kind):
                     raise Unsupported(f"SHOW of each {kind.value}", "this node runs none")
                 table = virtual_table(SYSTEM, TABLES[kind])
-                listed = self._activity.listed(kind, principal)
-                return result(table, (item.row for item in listed), user)
+                return result(table, await self._activity.rows(kind, table, principal), user)
             case ShowUsers():
                 table = virtual_table(SYSTEM, "users")
                 return result(table, await self._system.rows(table, principal), user)

@@ -12,9 +12,11 @@ from kalamdb.model.principal import Principal
 from kalamdb.query.running import RunningQueries, SlowQuery
 from kalamdb.query.system import Values
 from kalamdb.session.activity import Activity, QueriesSource, Source
+from kalamdb.session.cluster_statements import ClusterControl
 from kalamdb.session.node_statements import TABLES, OnKill, no_kill_heard
 from kalamdb.session.system_tables import SystemTables
 from kalamdb.sql.statement import Ongoing
+from kalamdb.sql.virtual import SYSTEM, virtual_table
 
 OnReadAll = Callable[[Principal, str], None]
 """Who reads the rows of all tenants of which table (`namespace.table`)."""
@@ -26,21 +28,24 @@ def no_read_heard(principal: Principal, table: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Oversight:
-    """`on_kill` and `on_read_all` are for the audit log."""
+    """`on_kill`, `on_read_all` and `on_cluster` are for the audit log. `cluster` None: outside a
+    node.
+    """
 
     system: SystemTables
     activity: Activity
     queries: RunningQueries
     on_read_all: OnReadAll = no_read_heard
     on_kill: OnKill = no_kill_heard
+    cluster: ClusterControl | None = None
+    on_cluster: OnKill = no_kill_heard
 
     def offer(self, kind: Ongoing, source: Source) -> None:
         """`source` has things of this kind: its `system` table, SHOW and KILL."""
         self.activity.offer(kind, source)
-        activity = self.activity
+        table = virtual_table(SYSTEM, TABLES[kind])
         self.system.provide(
-            TABLES[kind],
-            lambda principal: [item.row for item in activity.listed(kind, principal)],
+            TABLES[kind], lambda principal: self.activity.rows(kind, table, principal)
         )
 
 
@@ -65,7 +70,7 @@ def oversight(
     slow_s: float | None = None,
     **heard: Any,
 ) -> Oversight:
-    """With the running queries; `heard` are the functions of `Oversight`."""
+    """With the running queries; `heard` are the functions of `Oversight`, and `cluster`."""
     queries = RunningQueries(clock, node=node, slow_s=slow_s)
     made = Oversight(SystemTables(catalog), Activity(), queries, **heard)
     made.offer(Ongoing.QUERY, QueriesSource(queries, clock, node))

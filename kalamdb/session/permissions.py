@@ -24,6 +24,7 @@ from kalamdb.sql.statement import (
     AlterTable,
     AlterUser,
     Begin,
+    Cluster,
     Commit,
     CreateIndex,
     CreateNamespace,
@@ -131,10 +132,10 @@ def check(
             pass  # EXECUTE AS: check_execute_as, then its inner statement
         case ShowNamespaces() | ShowTables() | DescribeTable() | ShowIndexes():
             pass
-        case ShowCreate() | ShowStats():
-            pass  # of what the session may read, which `table_facts` looks at
-        case Kill() | ShowOngoing():
-            pass  # `activity` shows and ends what is the session's own
+        case ShowCreate() | ShowStats() | Kill() | ShowOngoing():
+            pass  # `table_facts` and `activity` look at what the session may see, and end
+        case Cluster():
+            _need(principal, Role.DBA, "administering the cluster")
         case ShowUsers() | ShowSettings():
             _need(principal, Role.DBA, "reading users and settings")
         case _:

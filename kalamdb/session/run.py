@@ -33,7 +33,8 @@ class SqlRequest:
     """What an edge read. `params` are JSON values; `request_id` makes a retry exactly-once.
 
     `streams`: the edge can send a large result piece by piece. `transaction_id`: the open
-    transaction this goes on with, "new" to begin one that outlives the request.
+    transaction this goes on with, "new" to begin one that outlives the request. `consistency` and
+    `min_cursor`: how new what it reads has to be (`session.stale`).
     """
 
     sql: str
@@ -42,14 +43,24 @@ class SqlRequest:
     request_id: str | None = None
     streams: bool = False
     transaction_id: str | None = None
+    consistency: str | None = None
+    min_cursor: str | None = None
+
+    @property
+    def usual(self) -> bool:
+        """It reads what is newest, whatever its client has seen."""
+        return self.consistency is None and self.min_cursor is None
 
 
 @dataclass(frozen=True, slots=True)
 class SessionLimits:
+    """`stale_wait_s`: how long a stale read waits for what it has to see."""
+
     params_max: int
     param_size_max_bytes: int
     scan: ScanLimits
     result_stall_s: float = 30.0
+    stale_wait_s: float = 5.0
 
 
 @dataclass(init=False)
@@ -124,6 +135,7 @@ class Conversation:
 
     principal: Principal
     transaction: Transaction | None = None
+    elsewhere: object = None  # how it goes on where its transaction is, when that is not here
 
 
 @dataclass(frozen=True, slots=True)

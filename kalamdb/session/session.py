@@ -23,8 +23,10 @@ from kalamdb.lib.clock import Clock, Ids
 from kalamdb.model.catalog import DEFAULT_NAMESPACE
 from kalamdb.model.principal import Principal
 from kalamdb.ports import Groups
+from kalamdb.query import far
 from kalamdb.query.engine_pool import EnginePool
 from kalamdb.session import answers, introspect, permissions
+from kalamdb.session.cluster_statements import ClusterStatements
 from kalamdb.session.data import DataStatements
 from kalamdb.session.ddl import Definitions
 from kalamdb.session.node_statements import NodeStatement, NodeStatements
@@ -46,7 +48,7 @@ from kalamdb.session.run import (
     single,
     tag_of,
 )
-from kalamdb.session.stale import StaleReads
+from kalamdb.session.stale import NEWEST, STALE, FreshReads, freshness_of
 from kalamdb.session.stream import enveloped
 from kalamdb.session.table_facts import TableFacts
 from kalamdb.session.tally import Tally
@@ -58,6 +60,7 @@ from kalamdb.sql.statement import (
     AlterTable,
     AlterUser,
     Begin,
+    Cluster,
     Commit,
     CreateIndex,
     CreateNamespace,
@@ -118,7 +121,6 @@ class Session:
         oversight: Oversight | None = None,
     ) -> None:
         self._groups = groups
-        self._stale = StaleReads(groups)
         self._definitions = definitions
         self._clock = clock
         self._ids = ids
@@ -127,7 +129,11 @@ class Session:
         self._control = TransactionControl(transactions, groups)
         around = oversight or made_oversight(lambda: groups.catalog, clock)
         self._node = NodeStatements(
-            lambda: groups.catalog, around.system, around.activity, around.on_kill
+            lambda: groups.catalog,
+            around.system,
+            around.activity,
+            around.on_kill,
+            cluster=ClusterStatements(around.system, around.cluster, around.on_cluster),
         )
         self._facts = TableFacts(
             groups, engine, clock, ids=ids, limits=limits.scan, activity=around.activity
@@ -150,6 +156,8 @@ class Session:
         namespace = request.namespace_id or DEFAULT_NAMESPACE
         run = Run(principal, request, namespace, groups)
         try:
+            if not request.usual:
+                run.reads = self._reads(request, request.consistency)
             prepared = self._data.find(run, groups.catalog)
             if prepared is not None:
                 self.statements += 1
@@ -196,8 +204,7 @@ class Session:
         `execute` does.
         """
         run = Run(principal, request, piece.namespace, self._groups)
-        if piece.stale:
-            run.reads = self._stale
+        run.reads = self._reads(request, STALE if piece.stale else None)
         statements = await self._data.off_loop(run, lambda: parse.parse(request.sql))
         run.ahead = statements
         try:
@@ -268,6 +275,7 @@ class Session:
             return await self._named(talk.principal, request, "websocket")
         run = self._kept_run(talk.principal, request, "websocket")
         if transaction is not None:
+            self._control.check_reads(request)
             transaction.take_turn()
             run.enter(transaction)
         try:
@@ -284,6 +292,7 @@ class Session:
     async def _named(self, principal: Principal, request: SqlRequest, origin: str) -> bytes:
         """A request that names a transaction, or begins one to be named."""
         run = self._kept_run(principal, request, origin)
+        self._control.check_reads(request)
         assert request.transaction_id is not None
         if request.transaction_id != NEW:
             try:
@@ -301,7 +310,17 @@ class Session:
         namespace = request.namespace_id or DEFAULT_NAMESPACE
         run = Run(principal, request, namespace, self._groups)
         run.streams, run.keeps, run.origin = False, True, origin
+        run.reads = self._reads(request, request.consistency)
         return run
+
+    def _reads(self, request: SqlRequest, consistency: str | None) -> Groups:
+        """Where the request reads: with `consistency`, and not before its cursor. Raises
+        MalformedRequest.
+        """
+        freshness = freshness_of(consistency, request.min_cursor)
+        if freshness == NEWEST:
+            return self._groups
+        return FreshReads(self._groups, freshness, self._limits.stale_wait_s)
 
     async def _kept(self, run: Run) -> bytes:
         started_s = self._clock.monotonic_s()
@@ -406,7 +425,9 @@ class Session:
                 return await self._facts.answer(run, statement)
             case SubscribeTo():
                 return introspect.subscription(statement, self._ids, user)
-            case Kill() | ShowOngoing() | ShowUsers() | ShowIndexes() | ShowSettings():
+            case (
+                Kill() | Cluster() | ShowOngoing() | ShowUsers() | ShowIndexes() | ShowSettings()
+            ):
                 return await self._node.answer(run.principal, statement, run.namespace)
             case _:
                 if isinstance(statement, CreateView):
@@ -437,7 +458,7 @@ class Session:
     def _set_option(self, run: Run, statement: SetOption) -> None:
         check_option(statement)
         # `consistency` is the only one there is.
-        run.reads = self._stale if statement.value == "stale" else self._groups
+        run.reads = self._reads(run.request, statement.value)
 
     async def _explain(self, run: Run, statement: Explain) -> bytes:
         inner = statement.inner
@@ -446,5 +467,8 @@ class Session:
         permissions.check(run.principal, statement, ())
         prepared = await self._data.prepare(run, inner, None)
         permissions.check(run.principal, inner, prepared.tables)
-        lines = analyze.describe_path(prepared.bound)
+        lines = list(analyze.describe_path(prepared.bound))
+        if run.reads.far is not None:
+            tenant, catalog = run.principal.partition, self._groups.catalog
+            lines += far.described(prepared.bound, tenant, catalog, run.reads.far)
         return introspect.text_rows("plan", lines, run.principal.user)

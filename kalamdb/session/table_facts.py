@@ -7,19 +7,25 @@ all tenants' rows, get the numbers of all.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import assert_never
 
-from kalamdb.errors import PermissionDenied
+from kalamdb.errors import PermissionDenied, QueryTimeout
+from kalamdb.far_reads import FarReads, FarRows, RowsAsked
 from kalamdb.lib.clock import Clock, Ids
 from kalamdb.model.catalog import CatalogView, ViewDef
+from kalamdb.model.ids import GroupId
 from kalamdb.model.principal import Role
 from kalamdb.model.table import TableDef
 from kalamdb.model.types import BIGINT, INT, TEXT
 from kalamdb.ports import Groups, Snapshot
 from kalamdb.query import scan
 from kalamdb.query.engine_pool import EnginePool, Stopped
+from kalamdb.query.far import open_far
+from kalamdb.query.running import stoppable
 from kalamdb.query.scan import ScanLimits
 from kalamdb.session import introspect, permissions
 from kalamdb.session.activity import Activity
@@ -146,18 +152,26 @@ class TableFacts:
             table.version,
             str(rows),
             "0",
-            str(self._streams(run, table)),
+            await self._streams(run, table),
             str(size_bytes),
         ]
         return introspect.result(_STATS, [row], run.user)
 
-    def _streams(self, run: Run, table: TableDef) -> int:
-        """Live queries of the table that the asker may see."""
-        listed = self._activity.listed(Ongoing.LIVE_QUERY, run.principal)
-        return sum(item.table == (table.namespace, table.name) for item in listed)
+    async def _streams(self, run: Run, table: TableDef) -> str | None:
+        """Live queries of the table that the asker may see; None when a node did not say."""
+        listed = await self._activity.everywhere(Ongoing.LIVE_QUERY, run.principal)
+        if listed.silent:
+            return None
+        named = table.namespace, table.name
+        return str(sum(one.table == named for one in listed.known))
 
     async def _count_own(self, run: Run, table: TableDef) -> tuple[int, int]:
         partition = table.partition_for(run.principal.partition)
+        far = self._groups.far
+        group = None if far is None else far.group_of(partition)
+        if far is not None and group is not None:
+            async with self._opened(far, {group: RowsAsked(table, partition)}) as opened:
+                return await self._count_far(opened)
         barrier = self._groups.barrier(partition)
         if barrier is not None:
             await barrier
@@ -169,10 +183,42 @@ class TableFacts:
         return await self._engine.look(look, snapshot.close)
 
     async def _count_all(self, table: TableDef) -> tuple[int, int]:
-        barrier = self._groups.barrier_everywhere()
+        far = self._groups.far
+        if far is None:
+            return await self._count_here(table, ())
+        asked = dict.fromkeys(far.groups(), RowsAsked(table, None))
+        async with self._opened(far, asked) as opened:
+            here = await self._count_here(table, opened)
+            elsewhere = await self._count_far(opened)
+        return here[0] + elsewhere[0], here[1] + elsewhere[1]
+
+    @asynccontextmanager
+    async def _opened(
+        self, far: FarReads, asked: Mapping[GroupId, RowsAsked]
+    ) -> AsyncGenerator[Sequence[FarRows]]:
+        found = await open_far(far, {group: (one,) for group, one in asked.items()})
+        try:
+            yield tuple(found.values())
+        finally:
+            for rows in found.values():
+                rows.close()
+
+    async def _count_far(self, opened: Sequence[FarRows]) -> tuple[int, int]:
+        """In groups of other nodes, counted there. Raises as `FarRows.count` does."""
+        timeout_s = self._engine.settings.timeout_s
+        try:
+            async with stoppable(), asyncio.timeout(timeout_s):
+                counted = await asyncio.gather(*(rows.count(0) for rows in opened))
+        except TimeoutError:
+            raise QueryTimeout(timeout_s) from None
+        return sum(rows for rows, _ in counted), sum(size for _, size in counted)
+
+    async def _count_here(self, table: TableDef, opened: Sequence[FarRows]) -> tuple[int, int]:
+        """In groups of this node, the others being opened elsewhere."""
+        barrier = self._groups.barrier_everywhere({rows.group for rows in opened})
         if barrier is not None:
             await barrier
-        snapshots = self._groups.snapshots_everywhere(table)
+        snapshots = self._groups.snapshots_everywhere(table, opened)
 
         def look(stopped: Stopped) -> tuple[int, int]:
             return _count(_all_rows(table, snapshots), stopped)

@@ -15,14 +15,15 @@ Keeps:
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 from kalamdb.errors import KalamError, LimitReached
+from kalamdb.far_reads import FarReads, FarRows
 from kalamdb.model.catalog import CatalogView
 from kalamdb.model.command import Outcome
-from kalamdb.model.ids import Partition, Seq, partition_tenant
+from kalamdb.model.ids import GroupId, Partition, Seq, partition_tenant
 from kalamdb.model.principal import Principal
 from kalamdb.model.table import TableDef
 from kalamdb.model.work import (
@@ -132,7 +133,23 @@ class Transaction:
     def barrier(self, partition: Partition) -> Awaitable[object] | None:
         if self.doom is not None:
             raise self.doom
-        return None if partition in self._parts else self._groups.barrier(partition)
+        if partition in self._parts:
+            return None
+        self._check_is_here(partition)
+        return self._groups.barrier(partition)
+
+    def _check_is_here(self, partition: Partition) -> None:
+        """Raises TransactionCrossGroup for what another node leads, when the transaction has its
+        place on this one. Before it has, NotLeader says where to begin it.
+        """
+        far = self._groups.far
+        if far is None or far.group_of(partition) is None:
+            return
+        home = next(iter(self._parts), self.owner.partition)
+        if home != partition and far.group_of(home) is None:
+            raise TransactionCrossGroup(
+                _named(home), f"{_named(partition)} (in another group of the cluster)"
+            )
 
     def get(self, table: TableDef, partition: Partition, pk: bytes) -> bytes | None:
         return self._part(partition).get(table, pk)
@@ -143,11 +160,26 @@ class Transaction:
     def snapshot(self, partition: Partition) -> Snapshot:
         return self._part(partition).snapshot()
 
-    def barrier_everywhere(self) -> Awaitable[object] | None:
+    @property
+    def far(self) -> FarReads | None:
+        """Nothing inside a transaction is read elsewhere: `barrier` refuses what would be."""
+        return None
+
+    def barrier_everywhere(self, but: Collection[GroupId] = ()) -> Awaitable[object] | None:
         raise NotInTransaction("reading all users' rows", "read them outside")
 
-    def snapshots_everywhere(self, table: TableDef) -> Sequence[Snapshot]:
+    def snapshots_everywhere(
+        self, table: TableDef, far: Sequence[FarRows] = ()
+    ) -> Sequence[Snapshot]:
         raise NotInTransaction("reading all users' rows", "read them outside")
+
+    def has_applied(self, at_least: Mapping[GroupId, Seq], partition: Partition | None) -> bool:
+        raise AssertionError("a transaction reads what was there when it began")
+
+    async def wait_applied(
+        self, at_least: Mapping[GroupId, Seq], partition: Partition | None
+    ) -> None:
+        raise AssertionError("a transaction reads what was there when it began")
 
     async def write(
         self, partition: Partition, work: Work, tag: RequestTag | None = None
@@ -174,6 +206,9 @@ class Transaction:
 
     def write_meta(self, work: Work, tag: RequestTag | None = None) -> Awaitable[Outcome]:
         raise AssertionError("definitions are refused before they come here")
+
+    async def refresh_catalog(self) -> None:
+        raise AssertionError("a transaction is where its catalog is")
 
     async def write_everywhere(self, work: Work) -> None:
         raise AssertionError("definitions are refused before they come here")

@@ -24,7 +24,8 @@ from kalamdb.model.ids import Seq
 from kalamdb.model.work import RequestTag
 from kalamdb.ports import Groups
 from kalamdb.session import answers
-from kalamdb.session.run import Affected, Repeat, Run, check_request_id, tag_for
+from kalamdb.session.run import Affected, Repeat, Run, SqlRequest, check_request_id, tag_for
+from kalamdb.session.stale import STALE
 from kalamdb.session.transaction import State, Transaction
 from kalamdb.session.transactions import Transactions
 from kalamdb.sql.statement import (
@@ -121,6 +122,13 @@ class TransactionControl:
         ):
             raise InvalidStatement(_ITS_COMMIT)
 
+    def check_reads(self, request: SqlRequest) -> None:
+        """A transaction reads what was there when it began. Raises TransactionMisused."""
+        if request.consistency == STALE or request.min_cursor is not None:
+            raise TransactionMisused(
+                "consistency stale and min_cursor are for reads outside a transaction"
+            )
+
     def roll_back(self, run: Run) -> None:
         """The transaction of a request that went wrong or did not close it."""
         transaction = run.transaction
@@ -172,9 +180,10 @@ class TransactionControl:
     async def _begin(self, run: Run, statement: Begin) -> bytes:
         if run.transaction is not None:
             raise TransactionMisused("a transaction is open already; SAVEPOINT begins a part of it")
+        self.check_reads(run.request)
         commit_at = run.commit_ahead()
         if run.request.request_id is not None and commit_at is not None:
-            found = await self._recall(tag_for(run, commit_at))
+            found = await self.transactions.recall(tag_for(run, commit_at))
             if found is not None:
                 run.repeat = Repeat(commit_at, _transaction_id(found), found)
                 return _said(run, f"transaction {run.repeat.transaction_id} started")
@@ -214,18 +223,10 @@ class TransactionControl:
         alone = len(statements) == 1 and isinstance(statements[0], Commit)
         if run.request.request_id is None or not alone:
             raise UnknownTransaction(transaction_id)
-        outcome = await self._recall(_tag_by_id(run, transaction_id))
+        outcome = await self.transactions.recall(_tag_by_id(run, transaction_id))
         if outcome is None:
             raise UnknownTransaction(transaction_id)
         return committed_answer(run, transaction_id, outcome.seq)
-
-    async def _recall(self, tag: RequestTag) -> Outcome | None:
-        """After a barrier: what is not there then was surely not committed."""
-        barrier = self._groups.barrier_everywhere()
-        if barrier is not None:
-            await barrier
-        pending = self.transactions.recall(tag)
-        return None if pending is None else await pending
 
 
 def repeated_answers(run: Run, repeat: Repeat) -> tuple[bytes, list[Affected]]:

@@ -28,6 +28,22 @@ DOOMED_MAX = 10_000
 SWEEP_S = 1.0
 
 
+_NODE_DIGITS = 5  # the random end of the id says where the transaction is
+
+
+def named_of(node: int, unique_id: str) -> str:
+    """The id of a transaction that lives on `node`."""
+    return f"{unique_id[:-_NODE_DIGITS]}{node:0{_NODE_DIGITS}x}"
+
+
+def node_of(transaction_id: str) -> int | None:
+    """Where it lives; None for what is no id."""
+    try:
+        return int(transaction_id[-_NODE_DIGITS:], 16)
+    except ValueError:
+        return None
+
+
 @dataclass(frozen=True, slots=True)
 class OpenTransaction:
     """A plain record of one open transaction."""
@@ -67,7 +83,10 @@ class Transactions:
         clock: Clock,
         ids: Ids,
         limits: TransactionSettings,
+        *,
+        node: int = 1,
     ) -> None:
+        self._node = node
         self.limits = limits
         self.recall = parts.recall
         self._groups = groups
@@ -93,7 +112,7 @@ class Transactions:
             )
         if len(self._open) >= self.limits.max_open:
             raise Overloaded("the list of open transactions", self.limits.max_open)
-        transaction_id = str(uuid7(self._clock.wall_ms(), self._ids))
+        transaction_id = named_of(self._node, str(uuid7(self._clock.wall_ms(), self._ids)))
         made = Transaction(
             transaction_id,
             principal,

@@ -14,6 +14,7 @@ from sqlglot.tokenizer_core import Token, TokenType
 from kalamdb.errors import InvalidStatement, Unsupported
 from kalamdb.sql import grammar_transaction
 from kalamdb.sql.dml import read_delete, read_insert, read_query, read_update
+from kalamdb.sql.grammar_cluster import cluster
 from kalamdb.sql.grammar_define import alter, create, drop
 from kalamdb.sql.grammar_node import kill
 from kalamdb.sql.grammar_session import describe, set_option, show, subscribe, use_namespace
@@ -96,6 +97,7 @@ _READERS: dict[str, Callable[[Reader], Statement]] = {
     "EXECUTE": _execute_as,
     "SUBSCRIBE": subscribe,
     "KILL": kill,
+    "CLUSTER": cluster,
     "BEGIN": grammar_transaction.begin,
     "START": grammar_transaction.start,
     "COMMIT": grammar_transaction.commit,

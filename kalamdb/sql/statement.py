@@ -13,6 +13,7 @@ from typing import Any
 
 from kalamdb.model.catalog import Identity
 from kalamdb.model.principal import Role
+from kalamdb.sql.cluster_statement import ClusterAsked
 
 Tree = Any  # a sqlglot expression
 
@@ -321,6 +322,13 @@ class ShowSettings:
     name: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """What an operator asks of the nodes, members and leaders."""
+
+    asked: ClusterAsked
+
+
 ShowStatement = ShowOngoing | ShowUsers | ShowIndexes | ShowSettings
 
 TransactionStatement = (
@@ -356,6 +364,7 @@ Statement = (
     | SetOption
     | SubscribeTo
     | Kill
+    | Cluster
     | ShowStatement
     | TransactionStatement
 )

@@ -6,82 +6,8 @@ entry, every spelling of every form is parsed into that class, and so is every e
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import Enum
-
 from kalamdb.sql import statement as s
-
-
-class Theme(Enum):
-    """The chapters, in the page's order."""
-
-    DATA = "Rows"
-    TRANSACTION = "Transactions"
-    TABLE = "Tables"
-    INDEX = "Indexes"
-    VIEW = "Views"
-    NAMESPACE = "Namespaces"
-    USER = "Users"
-    SESSION = "For the rest of the request"
-    LOOK = "Looking at definitions"
-    ONGOING = "What goes on"
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """`forms` in the notation of `forms.py`; `examples` are whole statements."""
-
-    kind: type
-    theme: Theme
-    title: str
-    forms: tuple[str, ...]
-    does: str
-    examples: tuple[str, ...]
-
-
-SAMPLES = {
-    "alias": ("o",),
-    "assignment": ("item = 'tea'",),
-    "change": ("ADD COLUMN note TEXT",),
-    "column": ("item", "price"),
-    "consistency": ("consistency",),
-    "columns": ("item, price",),
-    "condition": ("price > 1",),
-    "constraint": ("CHECK (price > 0)",),
-    "definition": ("item TEXT", "price INT"),
-    "email": ("'ann@example.org'",),
-    "id": ("'q-1'",),
-    "identity": ("""'{"issuer": "https://id.example.org", "subject": "ann"}'""",),
-    "index": ("by_item",),
-    "key": ("COMPRESSION", "FLUSH_POLICY"),
-    "label": ("dear",),
-    "level": ("PUBLIC",),
-    "linearizable": ("linearizable",),
-    "list": ("item, price",),
-    "mode": ("READ ONLY",),
-    "name": ("price_positive",),
-    "namespace": ("shop",),
-    "number": ("5",),
-    "option": ("TTL_SECONDS = 5", "ACCESS_LEVEL = 'public'"),
-    "password": ("'a long one 55'",),
-    "point": ("p",),
-    "property": ("owner = 'ann'", "team = 'blue'"),
-    "query": ("SELECT item, price FROM shop.orders",),
-    "role": ("user",),
-    "row": ("('tea', 2)",),
-    "search_path": ("search_path",),
-    "section": ("limits",),
-    "setting": ("max_params",),
-    "stale": ("stale",),
-    "statement": ("SELECT item FROM shop.orders",),
-    "subscription": ("last_rows = 20", "batch_size = 5"),
-    "table": ("shop.orders",),
-    "text": ("'words'",),
-    "type": ("BIGINT",),
-    "user": ("'ann'",),
-    "value": ("'tea'",),
-    "view": ("shop.dear_orders",),
-}
+from kalamdb.sql.statement_entry import Entry, Theme
 
 TABLE = (
     Entry(
@@ -484,5 +410,25 @@ TABLE = (
         "Ends it for real. The id is what SHOW tells. Everybody ends what is their own, dba and"
         " system all.",
         ("KILL QUERY 'q1-42'",),
+    ),
+    Entry(
+        s.Cluster,
+        Theme.CLUSTER,
+        "CLUSTER",
+        (
+            "CLUSTER { LIST | LS | STATUS }",
+            "CLUSTER JOIN node [RPC] address [API address]",
+            "CLUSTER { LEAVE | REMOVE } [NODE] node",
+            "CLUSTER REPLICATION voters",
+            "CLUSTER TRANSFER LEADER [OF] [GROUP] group TO [NODE] node",
+            "CLUSTER TRANSFER LEADER [NODE] node",
+            "CLUSTER { STEPDOWN | STEP DOWN } [NODE node | GROUP group]",
+            "CLUSTER REBALANCE [LEADERS]",
+            "CLUSTER MOVE { [SLOT] slot | USER 'name' } TO [GROUP] group",
+            "CLUSTER SNAPSHOT [[GROUP] group]",
+        ),
+        "The nodes of the cluster, the members of its groups, and who leads them: see"
+        " [Cluster](cluster.md).",
+        ("CLUSTER STATUS", "CLUSTER JOIN 4 'node4.example.org:9189'"),
     ),
 )

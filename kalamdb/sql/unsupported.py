@@ -28,7 +28,6 @@ STATEMENTS: Mapping[str, str] = {
     "STORAGE": _NO_FLUSH,
     "CONSUME": _NO_TOPICS,
     "ACK": _NO_TOPICS,
-    "CLUSTER": "this server is one node",
     "GRANT": "rights follow from the user's role and the table's ACCESS_LEVEL",
     "REVOKE": "rights follow from the user's role and the table's ACCESS_LEVEL",
     "ANALYZE": "there are no statistics to gather",
@@ -162,7 +161,6 @@ FUNCTIONS: Mapping[str, str | None] = {
 _PAIRS = {("VECTOR", "INDEX"), ("OR", "REPLACE")}
 _FIRST_OF_TWO = {
     "STORAGE",
-    "CLUSTER",
     "BACKUP",
     "RESTORE",
     "START",

@@ -61,11 +61,17 @@ _SYSTEM = {
         last_applied_log:bigint leader_last_log_index:bigint snapshot_index:bigint
         catchup_progress_pct:smallint replication_lag:bigint hostname version
         memory_usage_mb:bigint cpu_usage_percent:double uptime_seconds:bigint uptime_human os
-        arch""",
+        arch uuid connected!:bool members!:int last_heard:time since:time""",
     "cluster_groups": """group_id!:bigint cluster_id! node_id!:bigint group_type!
         current_term:bigint vote:json last_log_index:bigint last_applied:bigint snapshot:bigint
         purged:bigint committed:bigint state current_leader:bigint
-        millis_since_quorum_ack:bigint""",
+        millis_since_quorum_ack:bigint voters!:json learners!:json wished!:json""",
+    "cluster_links": """node_id!:bigint peer_node_id:bigint peer! address! dialled!:bool tls!:bool
+        since!:time rtt_ms:double bytes_in!:bigint bytes_out!:bigint buffered_bytes!:bigint
+        requests!:int streams!:int""",
+    "cluster_moves": """kind! group_id!:bigint slot:int source:bigint target!:bigint state!
+        keys_done!:bigint keys_total!:bigint bytes_done!:bigint bytes_total!:bigint
+        started_at!:time updated_at!:time eta_seconds:double""",
     "columns": """namespace_id! table_name! version!:bigint column_id!:bigint column_name! comment
         data_type! default_value ordinal!:int nullable!:bool primary_key!:bool
         primary_key_pos:int""",
@@ -83,7 +89,7 @@ _SYSTEM = {
         is_latest!:bool storage_id use_user_storage:bool indexes:json""",
     "sessions": """session_id! backend_pid:bigint current_schema state! transaction_id
         transaction_state transaction_has_writes:bool client_addr transport! opened_at!:time
-        last_seen_at:time last_method user_id""",
+        last_seen_at:time last_method user_id node_id!:bigint""",
     "settings": "name! value description! category!",
     "slow_queries": """timestamp!:time duration_ms!:double user_id! actor_id! kind! query!
         row_count:bigint outcome!""",
@@ -92,7 +98,7 @@ _SYSTEM = {
         comment updated_at:time created_at!:time""",
     "transactions": """transaction_id! owner_id! origin! state! age_ms!:bigint idle_ms!:bigint
         write_count!:bigint write_bytes!:bigint touched_tables_count!:bigint
-        snapshot_commit_seq:bigint""",
+        snapshot_commit_seq:bigint node_id!:bigint""",
     "users": """user_id! password_hash! role! email auth_type! auth_data:json storage_mode
         storage_id failed_login_attempts:int locked_until:time last_login_at:time
         created_at!:time updated_at!:time last_seen:time deleted_at:time""",

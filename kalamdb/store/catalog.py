@@ -2,6 +2,7 @@
 
     CATALOG | VERSION              u64
     CATALOG | PLACEMENT            the slot → group table
+    CATALOG | MOVE | u16 slot      a move in flight    CATALOG | MOVE_EPOCH   u64, the newest
     CATALOG | TABLE_ID             u64, the newest table id
     CATALOG | NAMESPACE | name     CATALOG | TABLE | u32 id     CATALOG | USER | name
     CATALOG | REVISION | u32 id    the definition that is to replace the active one
@@ -34,7 +35,8 @@ from kalamdb.model.catalog import (
     User,
 )
 from kalamdb.model.command import Effect
-from kalamdb.model.ids import GroupId, NodeId, TableId
+from kalamdb.model.ids import GroupId, NodeId, Slot, TableId
+from kalamdb.model.slot import Move
 from kalamdb.store.catalog_codec import (
     RecordKind,
     TableState,
@@ -48,6 +50,7 @@ from kalamdb.store.catalog_codec import (
     decode_view,
 )
 from kalamdb.store.kv import KeyReader, prefix_end
+from kalamdb.store.slot_codec import decode_move
 
 _T = TypeVar("_T")
 
@@ -60,6 +63,7 @@ FIRST_CATALOG = replace(
 VERSION_KEY = keys.catalog(RecordKind.VERSION)
 PLACEMENT_KEY = keys.catalog(RecordKind.PLACEMENT)
 TABLE_ID_KEY = keys.catalog(RecordKind.TABLE_ID)
+MOVE_EPOCH_KEY = keys.catalog(RecordKind.MOVE_EPOCH)
 REPLICATION_KEY = keys.catalog(RecordKind.REPLICATION)
 
 
@@ -91,6 +95,10 @@ def node_key(node: NodeId) -> bytes:
     return keys.catalog(RecordKind.NODE, keys.U32.pack(node))
 
 
+def move_key(slot: Slot) -> bytes:
+    return keys.catalog(RecordKind.MOVE, keys.U16.pack(slot))
+
+
 def members_key(group: GroupId) -> bytes:
     return keys.catalog(RecordKind.MEMBERS, keys.U16.pack(group))
 
@@ -103,69 +111,83 @@ def load(reader: KeyReader) -> CatalogView:
 
 def fold(view: CatalogView, effects: Iterable[Effect]) -> CatalogView:
     """The view after `effects`; the very same object when none of them is a catalog record."""
-    version, placement = view.version, view.placement
-    namespaces, users = dict(view.namespaces), dict(view.users)
-    dropped = dict(view.dropped_users)
-    active, pending = dict(view.tables_by_id), dict(view.pending)
-    history = dict(view.history)
-    views = {found.id: found for found in view.views.values()}
-    placed: list[_Placed] = []
-    touched = False
-    for key, value in effects:
-        if key[0] != keys.Family.CATALOG:
-            continue
-        touched = True
-        name = key[2:]
-        match RecordKind(key[1]):
+    records = [(key, value) for key, value in effects if key[0] == keys.Family.CATALOG]
+    if not records:
+        return view
+    folding = _Folding(view)
+    for key, value in records:
+        folding.put(RecordKind(key[1]), key[2:], value)
+    return folding.view()
+
+
+class _Folding:
+    """A view taken apart, to put records into."""
+
+    def __init__(self, view: CatalogView) -> None:
+        self._before = view
+        self._version, self._placement = view.version, view.placement
+        self._namespaces, self._users = dict(view.namespaces), dict(view.users)
+        self._dropped = dict(view.dropped_users)
+        self._active, self._pending = dict(view.tables_by_id), dict(view.pending)
+        self._history = dict(view.history)
+        self._views = {found.id: found for found in view.views.values()}
+        self._moves = dict(view.moves)
+        self._placed: list[_Placed] = []
+
+    def put(self, kind: RecordKind, name: bytes, value: bytes | None) -> None:
+        """`name` follows the kind in the key; `value` None: the record is gone."""
+        match kind:
             case RecordKind.VERSION:
-                version = keys.U64.unpack(value)[0] if value is not None else 0
+                self._version = keys.U64.unpack(value)[0] if value is not None else 0
             case RecordKind.PLACEMENT:
-                placement = None if value is None else decode_placement(value)
-            case RecordKind.TABLE_ID:
+                self._placement = None if value is None else decode_placement(value)
+            case RecordKind.TABLE_ID | RecordKind.MOVE_EPOCH:
                 pass  # only decisions need it
+            case RecordKind.MOVE:
+                _put_move(self._moves, name, value)
             case RecordKind.NAMESPACE:
-                _put(namespaces, _name(name), value, decode_namespace)
+                _put(self._namespaces, _name(name), value, decode_namespace)
             case RecordKind.USER:
-                _put_user(users, dropped, _name(name), value)
+                _put_user(self._users, self._dropped, _name(name), value)
             case RecordKind.TABLE:
                 table = TableId(keys.U32.unpack(name)[0])
-                active.pop(table, None)
-                pending.pop(table, None)
+                self._active.pop(table, None)
+                self._pending.pop(table, None)
                 if value is not None:
                     definition, state = decode_table(value)
-                    (active if state is TableState.ACTIVE else pending)[table] = definition
+                    of = self._active if state is TableState.ACTIVE else self._pending
+                    of[table] = definition
             case RecordKind.REVISION:
                 table = TableId(keys.U32.unpack(name)[0])
-                if value is None:
-                    pending.pop(table, None)
-                else:
-                    pending[table] = decode_table(value)[0]
+                self._pending.pop(table, None)
+                if value is not None:
+                    self._pending[table] = decode_table(value)[0]
             case RecordKind.TABLE_HISTORY:
-                _put_replaced(history, name, value)
+                _put_replaced(self._history, name, value)
             case RecordKind.VIEW:
                 view_id = TableId(keys.U32.unpack(name)[0])
-                views.pop(view_id, None)
+                self._views.pop(view_id, None)
                 if value is not None:
-                    views[view_id] = decode_view(value)
-            case RecordKind.NODE | RecordKind.MEMBERS | RecordKind.REPLICATION as kind:
-                placed.append((kind, name, value))
-    if not touched:
-        return view
-    nodes, placement = _fold_nodes(view, placement, placed)
-    by_name = {(table.namespace, table.name): table for table in active.values()}
-    return CatalogView(
-        version,
-        namespaces,
-        by_name,
-        active,
-        pending,
-        users,
-        placement,
-        dropped_users=dropped,
-        views={(found.namespace, found.name): found for found in views.values()},
-        history=history,
-        nodes=nodes,
-    )
+                    self._views[view_id] = decode_view(value)
+            case RecordKind.NODE | RecordKind.MEMBERS | RecordKind.REPLICATION:
+                self._placed.append((kind, name, value))
+
+    def view(self) -> CatalogView:
+        nodes, placement = _fold_nodes(self._before, self._placement, self._placed)
+        return CatalogView(
+            self._version,
+            self._namespaces,
+            {(table.namespace, table.name): table for table in self._active.values()},
+            self._active,
+            self._pending,
+            self._users,
+            placement,
+            dropped_users=self._dropped,
+            views={(found.namespace, found.name): found for found in self._views.values()},
+            history=self._history,
+            nodes=nodes,
+            moves=self._moves,
+        )
 
 
 _Placed = tuple[RecordKind, bytes, bytes | None]
@@ -208,6 +230,13 @@ def _put(
         found.pop(name, None)
     else:
         found[name] = decode(value)
+
+
+def _put_move(moves: dict[Slot, Move], name: bytes, value: bytes | None) -> None:
+    slot = Slot(keys.U16.unpack(name)[0])
+    moves.pop(slot, None)
+    if value is not None:
+        moves[slot] = decode_move(value)
 
 
 def _put_replaced(

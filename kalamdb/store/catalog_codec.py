@@ -1,4 +1,4 @@
-"""Versioned bytes of catalog records, fences, slots and request records.
+"""Versioned bytes of catalog records, fences and request records.
 
 Each is msgpack of a list that begins with its format version, then plain values: no class names,
 and enums by the values that `model` gives them. A new field goes to the end under a new version;
@@ -59,6 +59,8 @@ class RecordKind(IntEnum):
     NODE = 10
     MEMBERS = 11  # by group: the voters it is meant to have, instead of the placement's
     REPLICATION = 12  # how many voters groups are meant to have
+    MOVE = 32  # of a slot, while it is in flight
+    MOVE_EPOCH = 33  # u64: the newest epoch ever given to a move
 
 
 class TableState(IntEnum):
@@ -72,13 +74,6 @@ class FenceState(IntEnum):
     ACTIVE = 1
     DROPPED = 2
     PURGED = 3  # dropped, and no key of it is left
-
-
-class SlotState(IntEnum):
-    IMPORTING = 1
-    OPEN = 2
-    FROZEN = 3
-    PURGING = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +91,6 @@ class Replaced:
     table: TableDef
     since_ms: int
     until_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class SlotRecord:
-    epoch: int
-    state: SlotState
 
 
 def _fields(raw: bytes, what: str, newest: int = VERSION) -> list[Any]:
@@ -393,16 +382,7 @@ def decode_replication(raw: bytes) -> int:
     return _fields(raw, "replication")[0]
 
 
-# ---- slots and requests -------------------------------------------------------------------------
-
-
-def encode_slot(record: SlotRecord) -> bytes:
-    return codec.pack([VERSION, record.epoch, record.state])
-
-
-def decode_slot(raw: bytes) -> SlotRecord:
-    epoch, state = _fields(raw, "slot")
-    return SlotRecord(epoch, SlotState(state))
+# ---- requests -------------------------------------------------------------------------
 
 
 def encode_request(digest: bytes, outcome: bytes) -> bytes:

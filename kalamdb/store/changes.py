@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from typing import Protocol
 
 from kalamdb.errors import Corruption, CursorExpired
 from kalamdb.model import codec, keys
@@ -25,10 +26,32 @@ from kalamdb.store.rows import PartitionKeys
 _U64 = struct.Struct(">Q")
 
 
-def change_floor(reader: KeyReader) -> Seq:
+class PointReader(Protocol):
+    def get(self, key: bytes, /) -> bytes | None: ...
+
+
+def change_floor(reader: PointReader) -> Seq:
     """Changes with this seq or a smaller one are trimmed, or may be at any time."""
     raw = reader.get(keys.CHANGE_FLOOR)
     return Seq(0) if raw is None else codec.decode_seq(raw)
+
+
+def components(reader: KeyReader) -> list[tuple[GroupId, Seq]]:
+    """The groups whose changes were brought here by moves of slots, with a bound of their seqs."""
+    first = keys.CHANGE_FLOOR + b"\x00"
+    return [
+        (GroupId(keys.U16.unpack_from(key, 1)[0]), codec.decode_seq(raw))
+        for key, raw in reader.scan(first, keys.prefix_end(keys.CHANGE_FLOOR))
+    ]
+
+
+def trimmed(reader: KeyReader, own: GroupId) -> dict[GroupId, Seq]:
+    """By component (the group whose bits a seq has): changes of it up to here are trimmed in this
+    group, or may be at any time. A cursor over many partitions is expired when a component of it is
+    below what any of its sources says here.
+    """
+    floor = change_floor(reader)
+    return {own: floor, **{group: min(floor, bound) for group, bound in components(reader)}}
 
 
 def last_change(reader: KeyReader, at: PartitionKeys) -> Seq:

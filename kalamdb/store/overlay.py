@@ -111,7 +111,7 @@ class OverlaySnapshot(HotSnapshot):
         self, past: HotSnapshot, reader: OverlayReader, wall_ms: int, written: frozenset[int]
     ) -> None:
         """`past` is the same snapshot without own writes, `written` the tables that have some."""
-        super().__init__(past.group, reader, wall_ms)
+        super().__init__(past.group, reader, wall_ms, past.slots)
         self._past = past
         self._written = written
 

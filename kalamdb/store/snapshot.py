@@ -12,21 +12,27 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kalamdb.model.change import Change
-from kalamdb.model.ids import GroupId, Partition, Seq, seq_ms
+from kalamdb.model.ids import GroupId, Partition, Seq, Slot, seq_ms, slot_of
 from kalamdb.model.key_range import KeyRange
 from kalamdb.model.table import TableDef
 from kalamdb.store import as_of, changes, indexes, rows
 from kalamdb.store.kv import GroupSnapshot
 from kalamdb.store.rows import PartitionKeys
+from kalamdb.store.slots import SlotTable
 
 
 class HotSnapshot:
     """Implements `ports.Snapshot` over the hot store."""
 
-    __slots__ = ("_keys", "_now_ms", "_reader", "group", "seq")
+    __slots__ = ("_hidden", "_keys", "_now_ms", "_reader", "group", "seq", "slots")
 
-    def __init__(self, group: GroupId, reader: GroupSnapshot, wall_ms: int) -> None:
+    def __init__(
+        self, group: GroupId, reader: GroupSnapshot, wall_ms: int, slots: SlotTable | None = None
+    ) -> None:
+        """`slots` are the group's at the same state; None where nobody asks for them."""
         self.group = group
+        self.slots = SlotTable(group) if slots is None else slots
+        self._hidden = self.slots.hidden
         self.seq = reader.mark.seq_last
         self._reader = reader
         self._now_ms = max(wall_ms, seq_ms(self.seq))
@@ -54,7 +60,23 @@ class HotSnapshot:
         """(partition, primary key bytes, row bytes) of every partition this group has, in key
         order.
         """
-        return rows.scan_table(self._reader, table.id, self._hidden_upto(table))
+        return self._shown(rows.scan_table(self._reader, table.id, self._hidden_upto(table)))
+
+    def hide(self, slots: frozenset[Slot]) -> None:
+        """Reads of all partitions leave these slots out too: another group has them
+        (`slots.serving`).
+        """
+        self._hidden |= slots
+
+    def _shown(
+        self, found: Iterator[tuple[Partition, bytes, bytes]]
+    ) -> Iterator[tuple[Partition, bytes, bytes]]:
+        hidden = self._hidden
+        return found if not hidden else _but_hidden(found, hidden)
+
+    def open_epoch(self, partition: Partition) -> int:
+        """The epoch in which the partition's slot is open. Raises Moved, NotLeader."""
+        return self.slots.open_epoch(partition)
 
     def scan_range(
         self, table: TableDef, partition: Partition, keys: KeyRange, *, reverse: bool = False
@@ -89,7 +111,7 @@ class HotSnapshot:
         """As `scan_as_of`, of every partition this group has. Raises CursorExpired at once."""
         as_of.check_table_as_of(self._reader, then, self.seq)
         hidden_upto = rows.expired_upto(table, max(wall_ms, seq_ms(then)), self.group)
-        return as_of.scan_table_as_of(self._reader, table.id, then, hidden_upto)
+        return self._shown(as_of.scan_table_as_of(self._reader, table.id, then, hidden_upto))
 
     def changes(
         self, table: TableDef, partition: Partition, after: Seq, upto: Seq
@@ -115,3 +137,15 @@ class HotSnapshot:
 
     def __exit__(self, *exc: object) -> None:
         self._reader.close()
+
+
+def _but_hidden(
+    found: Iterator[tuple[Partition, bytes, bytes]], hidden: frozenset[Slot]
+) -> Iterator[tuple[Partition, bytes, bytes]]:
+    partition, is_hidden = Partition(b""), False
+    for row in found:
+        if row[0] != partition:
+            partition = row[0]
+            is_hidden = slot_of(partition) in hidden
+        if not is_hidden:
+            yield row

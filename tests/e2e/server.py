@@ -93,19 +93,24 @@ class Server:
             **(env or {}),
         }
         self.process: subprocess.Popen[bytes] | None = None
+        self.paused = False
+
+    def command(self) -> list[str]:
+        return [
+            str(PROGRAM),
+            *("--data", str(self.data)),
+            *("--http", f"127.0.0.1:{self.port}"),
+            *("--rpc", f"127.0.0.1:{self.rpc_port}"),
+        ]
+
+    def environment(self) -> dict[str, str]:
+        return self._env
 
     def spawn(self) -> None:
+        self.paused = False
         with self.log.open("ab") as sink:
             self.process = subprocess.Popen(
-                [
-                    str(PROGRAM),
-                    *("--data", str(self.data)),
-                    *("--http", f"127.0.0.1:{self.port}"),
-                    *("--rpc", f"127.0.0.1:{self.rpc_port}"),
-                ],
-                env=self._env,
-                stdout=sink,
-                stderr=sink,
+                self.command(), env=self.environment(), stdout=sink, stderr=sink
             )
 
     async def start(self, timeout_s: float = 30) -> None:
@@ -129,6 +134,17 @@ class Server:
         assert self.process is not None
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(10)
+
+    def pause(self) -> None:
+        """SIGSTOP: the process hangs, its connections stay open; `resume` lets it go on."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+        self.paused = True
+
+    def resume(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
+        self.paused = False
 
     def stop(self, timeout_s: float = 15) -> int:
         """SIGTERM; returns the exit code."""

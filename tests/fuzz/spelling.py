@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kalamdb.sql.forms import Again, Choice, Form, Text, parse_form
-from kalamdb.sql.statement_table import SAMPLES, TABLE
+from kalamdb.sql.statement_entry import SAMPLES
+from kalamdb.sql.statement_table import TABLE
 from tests.fuzz import definitions, expressions, queries, writes
 from tests.fuzz.speaker import TYPES, Speaker, cells, quoted
 

@@ -14,7 +14,8 @@ from kalamdb.model.principal import Principal, Role
 from kalamdb.query.engine_pool import EnginePool, PoolSettings
 from kalamdb.session.run import Conversation
 from kalamdb.sql import statement as s
-from kalamdb.sql.statement_table import TABLE, Entry, Theme
+from kalamdb.sql.statement_entry import Entry, Theme
+from kalamdb.sql.statement_table import TABLE
 from tests.small_node import SmallNode, small_node
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/reference/sql.md"

@@ -16,7 +16,8 @@ from kalamdb.edge.ws.binding import LiveBinder
 from kalamdb.edge.ws.limits import WsLimits
 from kalamdb.edge.ws.outbox import Flusher, Outbox
 from kalamdb.edge.ws.protocol import NextBatch, Options, Wish
-from kalamdb.edge.ws.streams import LiveServices, Streams
+from kalamdb.edge.ws.services import LiveServices
+from kalamdb.edge.ws.streams import Streams
 from kalamdb.feed.evaluations import EvaluationLimits, Evaluations
 from kalamdb.feed.hub import Hub
 from kalamdb.model.ids import META_GROUP, Partition, TenantId

@@ -29,7 +29,8 @@ from kalamdb.model.table import (
 )
 from kalamdb.model.types import ColumnType, Kind
 from kalamdb.store import catalog_codec, staged
-from kalamdb.store.catalog_codec import Fence, FenceState, SlotRecord, SlotState, TableState
+from kalamdb.store.catalog_codec import Fence, FenceState, TableState
+from kalamdb.store.slot_codec import SlotRecord, SlotState, decode_slot, encode_slot
 
 SEQS = st.integers(0, (1 << 63) - 1).map(Seq)
 KEYS = st.binary(min_size=1, max_size=30)
@@ -158,7 +159,7 @@ def test_the_other_records() -> None:
     placement = Placement("c", 8, (1, 2, 3), {Slot(4): GroupId(2)})
     assert catalog_codec.decode_placement(catalog_codec.encode_placement(placement)) == placement
     slot = SlotRecord(3, SlotState.FROZEN)
-    assert catalog_codec.decode_slot(catalog_codec.encode_slot(slot)) == slot
+    assert decode_slot(encode_slot(slot)) == slot
     request = (b"hash", b"outcome")
     assert catalog_codec.decode_request(catalog_codec.encode_request(*request)) == request
 
@@ -185,6 +186,6 @@ def test_newer_versions_are_refused() -> None:
     entry[0] += 1
     with pytest.raises(codec.UnknownVersion):
         codec.decode_entry(bytes(entry))
-    for decode in (catalog_codec.decode_slot, catalog_codec.decode_user, codec.decode_outcome):
+    for decode in (decode_slot, catalog_codec.decode_user, codec.decode_outcome):
         with pytest.raises((codec.UnknownVersion, ValueError)):
             decode(codec.pack([99, 1, 2, 3, 4, 5, 6, 7]))

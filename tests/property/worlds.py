@@ -22,7 +22,8 @@ from kalamdb.edge.ws.binding import LiveBinder
 from kalamdb.edge.ws.limits import WsLimits
 from kalamdb.edge.ws.outbox import Flusher, Outbox
 from kalamdb.edge.ws.protocol import Options, Wish
-from kalamdb.edge.ws.streams import LiveServices, Streams
+from kalamdb.edge.ws.services import LiveServices
+from kalamdb.edge.ws.streams import Streams
 from kalamdb.feed.hub import Hub
 from kalamdb.model.ids import Partition, Seq, TenantId, slot_of, tenant_partition
 from kalamdb.model.principal import Principal, Role

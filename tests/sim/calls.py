@@ -57,7 +57,7 @@ class Calls:
 
     async def pause(self, duration_s: float) -> None:
         over = self._loop.create_future()
-        self._loop.call_later(duration_s, over.set_result, None)
+        self._loop.call_later(duration_s, _end_pause, over)
         await over
 
     async def call(
@@ -128,6 +128,11 @@ class Calls:
 
     def _delay_s(self) -> float:
         return self._dice.uniform(*DELAY_S)
+
+
+def _end_pause(over: asyncio.Future[None]) -> None:
+    if not over.done():  # who waits may have been cancelled
+        over.set_result(None)
 
 
 # What a member does.

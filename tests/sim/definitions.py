@@ -136,7 +136,7 @@ class DefinitionWorld:
     async def _retain(self, member: Member) -> None:
         data = [replica for group, replica in member.replicas.items() if group != META]
         try:
-            await Retention(data, member.clock, RETENTION).round()
+            await Retention(lambda: data, member.clock, RETENTION).round()
         except KalamError as error:  # as `lib.tasks.every` takes it
             member.note(f"retention: {error}")
 

@@ -5,10 +5,13 @@ Keeps: every fault ends by itself, and `heal` ends all at once; a fault is count
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from random import Random
 
+from kalamdb.errors import KalamError
 from tests.sim.calls import Calls
 from tests.sim.member import Member
 from tests.sim.network import Network
@@ -234,7 +237,8 @@ class Nemesis:
             if group.ready and self._timeline.now_s >= leader.life.stopped_until_s:
                 peer = self._dice.choice([node for node in self._members if node != leader.node])
                 self._hit("hand over")
-                leader.loop.step(group.hand_over, peer)
+                with contextlib.suppress(KalamError):
+                    leader.loop.step(group.hand_over, peer).add_done_callback(_heed)
 
     # Whom.
 
@@ -255,7 +259,17 @@ class Nemesis:
         self._timeline.note(f"fault {name}")
 
 
+def _heed(asked: asyncio.Future[None]) -> None:
+    """It may come to nothing; somebody has to hear of it."""
+    if not asked.cancelled():
+        asked.exception()
+
+
 def _won(member: Member, terms: dict[int, int]) -> bool:
     """The member leads a group in a newer term than `terms` has."""
     found = [(number, group.status()) for number, group in member.groups.items()]
-    return any(status.role == "leader" and status.term > terms[number] for number, status in found)
+    return any(
+        status.role == "leader" and status.term > terms[number]
+        for number, status in found
+        if number in terms
+    )

@@ -311,7 +311,8 @@ class Member:
         for number, store in self.stores.items():
             if self.world.dice.random() < 0.7:
                 store.sync()
-            self.groups[number].compact_to(self.replicas[number].durable_index)
+            if number in self.groups:
+                self.groups[number].compact_to(self.replicas[number].durable_index)
         self._checkpoint_later()
 
     # Network: `Link` for the hub, `End` for the network.
@@ -342,7 +343,7 @@ class Member:
 
     async def pause(self, duration_s: float) -> None:
         over = self.loop.create_future()
-        self.loop.call_later(duration_s, over.set_result, None)
+        self.loop.call_later(duration_s, _end_pause, over)
         await over
 
     async def _pull_image(self, group: GroupId, source: int) -> AsyncIterator[image.Pairs]:
@@ -361,6 +362,11 @@ class Member:
                 if not network.reaches(self.node, source) or life.ended:
                     raise Unavailable(f"node {source} went away")
                 yield pairs[at : at + IMAGE_PIECE_KEYS]
+
+
+def _end_pause(over: asyncio.Future[None]) -> None:
+    if not over.done():  # who waits may have been cancelled
+        over.set_result(None)
 
 
 def _nothing(member: Member) -> None:

@@ -269,13 +269,13 @@ def floor_of_clock() -> list[Any]:
     """§9 chg_floor is at most seq_last."""
     trim = purge.trim_before
 
-    def eager(draft: Draft, work: Any, *, reader: Any, keys_max: int = 2000) -> Outcome:
+    def eager(draft: Draft, work: Any, *, keys_max: int = 2000, **given: Any) -> Outcome:
         target = Seq(((work.hour + 2) * HOUR_MS) << SEQ_TIME_SHIFT)
         raw = draft.get(keys.CHANGE_FLOOR)
         if raw is None or codec.decode_seq(raw) < target:
             draft.put(keys.CHANGE_FLOOR, codec.encode_seq(target))
             return Outcome(1, draft.seq)
-        return trim(draft, work, reader=reader, keys_max=keys_max)
+        return trim(draft, work, keys_max=keys_max, **given)
 
     return [patch.object(purge, "trim_before", eager)]
 
@@ -284,9 +284,10 @@ def floor_of_clock() -> list[Any]:
 def trims_before_the_floor() -> list[Any]:
     """§9 TrimBefore first raises the floor, deletes later."""
 
-    def eager(draft: Draft, work: Any, *, reader: Any, keys_max: int = 2000) -> Outcome:
+    def eager(draft: Draft, work: Any, *, keys_max: int = 2000, **given: Any) -> Outcome:
         target = Seq(min((work.hour * HOUR_MS) << SEQ_TIME_SHIFT, draft.seq))
-        purge._trim_changes(draft, reader, target, keys_max)
+        with patch.object(purge, "change_floor", lambda _: target):
+            purge._trim_changes(draft, given["reader"], given["held"], keys_max)
         return Outcome(1, draft.seq)
 
     return [patch.object(purge, "trim_before", eager)]
@@ -426,7 +427,7 @@ def acknowledges_before_sync() -> list[Any]:
         closing, self._closing = self._closing, {peer: _Outbox() for peer in self._closing}
         for peer, outbox in closing.items():
             if outbox.messages and peer in self._outboxes:
-                self._flush(peer, outbox)
+                self._flush(peer, outbox.messages)
         return batch
 
     return [patch.object(Hub, "cycle_begin", eager)]

@@ -9,12 +9,13 @@ Keeps: a stream is handed each change above its position exactly as the replica 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from kalamdb.model import keys
 from kalamdb.model.change import Change, ChangeBatch
-from kalamdb.model.ids import Partition, Seq
+from kalamdb.model.ids import Partition, Seq, Slot
 from kalamdb.model.table import TableDef
+from kalamdb.store.slot_keys import slot_of_key
 from tests.sim.schema import TABLE
 
 Deliver = Callable[["Message"], None]
@@ -89,6 +90,20 @@ class StreamSink:
         self.close_all(f"table {table} is gone")
 
     def close_older(self, table: TableDef) -> None: ...
+
+    def close_slots(self, slots: Collection[Slot], detail: str) -> None:
+        for chain in [chain for chain in self._streams if slot_of_key(chain, 4) in slots]:
+            for stream in self._streams.pop(chain):
+                stream.end(detail)
+
+    def open_in(self, slot: Slot) -> bool:
+        """Does a stream of a partition in this slot go on?"""
+        return any(
+            not stream.ended
+            for chain, streams in self._streams.items()
+            for stream in streams
+            if slot_of_key(chain, 4) == slot
+        )
 
     def close_all(self, reason: str) -> None:
         streams, self._streams = self._streams, {}

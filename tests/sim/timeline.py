@@ -48,6 +48,10 @@ class Timeline:
         if self._verbose:
             print(line)
 
+    def forget(self) -> None:
+        """Nothing more happens; what events hold may go."""
+        self._heap.clear()
+
     @property
     def trace(self) -> str:
         return self._trace.hexdigest()

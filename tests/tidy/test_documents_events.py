@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = ROOT / "docs/operate/one-node.md"
+PAGE = ROOT / "docs/operate/alarms.md"
 LEVELS = frozenset({"info", "warning", "error"})
 
 # Events whose name is an expression of two, and so not seen by `events`.

@@ -29,8 +29,8 @@ from kalamdb.edge.http.replies import (
     unreadable,
 )
 from kalamdb.edge.http.sql import Refusal, SqlAnswer
-from kalamdb.edge.http.turn import Rest, begin
 from kalamdb.errors import MalformedRequest
+from kalamdb.lib.turn import Rest, begin
 from kalamdb.session.reply import BodyStream
 
 if TYPE_CHECKING:

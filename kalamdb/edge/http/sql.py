@@ -40,6 +40,7 @@ from kalamdb.lib.rates import Buckets
 from kalamdb.model.principal import Principal
 from kalamdb.session.reply import BodyStream, Reply
 from kalamdb.session.run import SqlRequest, check_request_id
+from kalamdb.session.stale import cursor_text, freshness_of
 
 PATH = "/v1/api/sql"
 CLOSE_STREAM_S = 10.0
@@ -56,6 +57,8 @@ class SqlBody(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     namespace_id: str | None = None
     request_id: str | None = None
     transaction_id: str | None = None
+    consistency: str | None = None
+    min_cursor: str | int | None = None
 
 
 _KEYS = tuple(f'"{name}"'.encode() for name in SqlBody.__struct_fields__)
@@ -224,6 +227,8 @@ class SqlEdge:
             request_id = idempotency_key
         if request_id is not None:
             check_request_id(request_id)
+        if said.consistency is not None or said.min_cursor is not None:
+            freshness_of(said.consistency, cursor_text(said.min_cursor))
         return SqlRequest(
             text,
             said.params,
@@ -231,6 +236,8 @@ class SqlEdge:
             request_id,
             streams=True,
             transaction_id=said.transaction_id,
+            consistency=said.consistency,
+            min_cursor=cursor_text(said.min_cursor),
         )
 
     def _refused(

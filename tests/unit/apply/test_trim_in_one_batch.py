@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NoReturn
 
 from kalamdb.apply.machine import Machine
@@ -43,6 +43,8 @@ class Watching:
     def close_table(self, table: int) -> None: ...
 
     def close_older(self, table: TableDef) -> None: ...
+
+    def close_slots(self, slots: Collection[Slot], detail: str) -> None: ...
 
     def close_all(self, reason: str) -> None: ...
 

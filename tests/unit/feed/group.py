@@ -107,6 +107,9 @@ class MemorySnapshot:
     ) -> Iterator[tuple[Partition, bytes, bytes]]:
         raise NotImplementedError
 
+    def open_epoch(self, partition: Partition) -> int:
+        return 1
+
     def scan_by_seq(
         self, table: TableDef, partition: Partition, after: Seq, *, newest_first: bool = False
     ) -> Iterator[bytes]:

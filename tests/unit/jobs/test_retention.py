@@ -56,7 +56,7 @@ def started(*tables: TableDef) -> tuple[World, Turning, Retention]:
     world = World()
     world.add(*tables)
     group = Turning(world)
-    return world, group, Retention([group], world.clock, RetentionSettings())
+    return world, group, Retention(lambda: [group], world.clock, RetentionSettings())
 
 
 def left(world: World, family: keys.Family) -> int:
@@ -168,5 +168,5 @@ async def test_steps_are_bounded(family: keys.Family) -> None:
         world.do(insert(TABLE, *(message(number * 1000 + n) for n in range(1000))))
     world.clock.pass_s(2 * DAY_S)
     settings = RetentionSettings(steps_max=2)
-    await Retention([group], world.clock, settings).round()
+    await Retention(lambda: [group], world.clock, settings).round()
     assert left(world, family) == 5000 - 2000

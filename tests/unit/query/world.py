@@ -6,11 +6,12 @@ Writes are decided at once: a read set that no longer holds is refused, as the s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from kalamdb.errors import Conflict
+from kalamdb.far_reads import FarReads, FarRows
 from kalamdb.lib.clock import SystemIds
 from kalamdb.model import codec, keys
 from kalamdb.model.catalog import EMPTY_CATALOG, CatalogView
@@ -85,6 +86,9 @@ class FakeSnapshot:
                     assert not self.closed
                     yield partition, key, raw
 
+    def open_epoch(self, partition: Partition) -> int:
+        return 1
+
     def scan_by_seq(
         self, table: TableDef, partition: Partition, after: Seq, *, newest_first: bool = False
     ) -> Iterator[bytes]:
@@ -139,6 +143,7 @@ class FakeGroups:
     works: list[Work] = field(default_factory=list)
     on_snapshot: Callable[[FakeSnapshot], None] = lambda snapshot: None
     on_get: Callable[[], None] = lambda: None
+    far: FarReads | None = None
 
     def put(self, table: TableDef, partition: Partition, *rows: Row) -> None:
         kept = self.rows.setdefault((table.id, partition), {})
@@ -198,10 +203,12 @@ class FakeGroups:
     def last_change(self, table: TableDef, partition: Partition) -> Seq:
         return Seq(self.seq)
 
-    def barrier_everywhere(self) -> Awaitable[object] | None:
+    def barrier_everywhere(self, but: Collection[GroupId] = ()) -> Awaitable[object] | None:
         return asyncio.sleep(0)
 
-    def snapshots_everywhere(self, table: TableDef) -> Sequence[FakeSnapshot]:
+    def snapshots_everywhere(
+        self, table: TableDef, far: Sequence[FarRows] = ()
+    ) -> Sequence[FakeSnapshot]:
         """One per group, with the partitions of that group."""
         found: list[FakeSnapshot] = []
         for number in range(1, GROUPS + 1):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -68,6 +68,7 @@ class ListSink:
         self.batches: list[ChangeBatch] = []
         self.closed_tables: list[int] = []
         self.closed: list[str] = []
+        self.closed_slots: list[tuple[Slot, int]] = []  # with how many changes came before
 
     @property
     def changes(self) -> list[Change]:
@@ -83,6 +84,9 @@ class ListSink:
         self.closed_tables.append(table)
 
     def close_older(self, table: TableDef) -> None: ...
+
+    def close_slots(self, slots: Collection[Slot], detail: str) -> None:
+        self.closed_slots += [(slot, len(self.changes)) for slot in slots]
 
     def close_all(self, reason: str) -> None:
         self.closed.append(reason)

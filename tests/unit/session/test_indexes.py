@@ -206,7 +206,7 @@ async def test_a_crash_in_the_middle_is_finished_at_start(
 async def retained(node: SmallNode) -> None:
     """A round of retention over the data groups."""
     data = [replica for group, replica in node.replicas.items() if group]
-    await Retention(data, node.clock, RetentionSettings()).round()
+    await Retention(lambda: data, node.clock, RetentionSettings()).round()
 
 
 # ---- definitions --------------------------------------------------------------------------------

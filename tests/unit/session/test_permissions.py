@@ -12,6 +12,7 @@ from kalamdb.model.table import AccessLevel, Column, TableDef, TableKind, TableO
 from kalamdb.model.types import BIGINT
 from kalamdb.session import permissions
 from kalamdb.sql import statement as stmt
+from kalamdb.sql.cluster_statement import ClusterLeave, ClusterList
 from kalamdb.sql.statement import Statement, TableName
 from kalamdb.sql.virtual import virtual_table
 
@@ -97,6 +98,8 @@ MATRIX: list[tuple[Statement, tuple[TableDef, ...], str]] = [
     (stmt.ShowIndexes(NAME), (), "++++"),
     (stmt.ShowOngoing(stmt.Ongoing.QUERY), (), "++++"),
     (stmt.Kill(stmt.Ongoing.QUERY, "q1-1"), (), "++++"),
+    (stmt.Cluster(ClusterList()), (), "--++"),
+    (stmt.Cluster(ClusterLeave(2)), (), "--++"),
     (stmt.ShowUsers(), (), "--++"),
     (stmt.ShowSettings(None), (), "--++"),
     (SELECT, (virtual_table("system", "users"),), "--++"),

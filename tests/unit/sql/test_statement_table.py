@@ -12,7 +12,8 @@ from kalamdb.errors import KalamError
 from kalamdb.sql.forms import parse_form, spellings
 from kalamdb.sql.parse import parse
 from kalamdb.sql.statement import Statement
-from kalamdb.sql.statement_table import SAMPLES, TABLE, Entry, Theme
+from kalamdb.sql.statement_entry import SAMPLES, Entry, Theme
+from kalamdb.sql.statement_table import TABLE
 
 PAGE = Path(__file__).resolve().parents[3] / "docs/reference/statements.md"
 ENTRIES = [pytest.param(entry, id=entry.title) for entry in TABLE]

@@ -16,26 +16,30 @@ from asyncio.tasks import (
     _enter_task,  # pyright: ignore
     _leave_task,  # pyright: ignore
 )
-from collections.abc import Coroutine, Generator
-from contextvars import Context, copy_context
+from collections.abc import Callable, Coroutine, Generator
+from contextvars import copy_context
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
 
 class Rest(Generic[T]):
-    """What is left of a coroutine that waits for `_awaited`. Await it once, in its task."""
+    """What is left of a coroutine that waits for `_awaited`. Await it once, in its task. `run`: of
+    its context variables.
+    """
 
-    __slots__ = ("_awaited", "_context", "_coroutine", "cancelled")
+    __slots__ = ("_awaited", "_coroutine", "_run", "cancelled")
 
-    def __init__(self, coroutine: Coroutine[Any, Any, T], awaited: Any, context: Context) -> None:
+    def __init__(
+        self, coroutine: Coroutine[Any, Any, T], awaited: Any, run: Callable[..., Any]
+    ) -> None:
         self._coroutine = coroutine
         self._awaited = awaited
-        self._context = context
+        self._run = run
         self.cancelled: asyncio.CancelledError | None = None  # came before the task took over
 
     def __await__(self) -> Generator[Any, Any, T]:
-        run, coroutine = self._context.run, self._coroutine
+        run, coroutine = self._run, self._coroutine
         awaited = self._awaited
         try:
             if self.cancelled is not None:
@@ -60,12 +64,12 @@ def begin(
     coroutine: Coroutine[Any, Any, T], task: asyncio.Task[Any], loop: asyncio.AbstractEventLoop
 ) -> T | Rest[T]:
     """The result, or what is left. Raises what the coroutine raises. No task may be running."""
-    context = copy_context()
+    run = copy_context().run
     _enter_task(loop, task)
     try:
-        awaited = context.run(coroutine.send, None)
+        awaited = run(coroutine.send, None)
     except StopIteration as done:
         return done.value
     finally:
         _leave_task(loop, task)
-    return Rest(coroutine, awaited, context)
+    return Rest(coroutine, awaited, run)
