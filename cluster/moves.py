@@ -16,7 +16,7 @@ Keeps:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Protocol, assert_never
@@ -331,6 +331,20 @@ class Driver:
         )
 
 
+def waiting_move(move: Move) -> MoveProgress:
+    """One that nobody drives at the moment."""
+    return MoveProgress(
+        "slot",
+        move.source,
+        int(move.source),
+        int(move.target),
+        "waiting",
+        int(move.slot),
+        started_ms=move.started_ms,
+        updated_ms=move.started_ms,
+    )
+
+
 @dataclass(slots=True)
 class _Running:
     """`tried`: when each was begun last, so that one that cannot go on keeps no other waiting."""
@@ -364,9 +378,15 @@ class Moves:
         """Under way once this returns. Raises what refuses it."""
         await self._groups.write_meta(BeginMove(move.slot, move.source, move.target))
 
-    def progress(self) -> list[MoveProgress]:
-        """Empty on nodes that do not lead meta."""
-        return list(self._driver.progress.values())
+    def progress(self, known: Iterable[Move] = ()) -> list[MoveProgress]:
+        """Empty on nodes that do not lead meta. `known` are those of the catalog: what is not
+        driven just now waits.
+        """
+        if not self._leads():
+            return []
+        driven = self._driver.progress
+        waiting = [waiting_move(move) for move in known if move.slot not in driven]
+        return [*driven.values(), *waiting]
 
     async def run(self) -> None:
         """Until cancelled."""

@@ -75,7 +75,7 @@ def others_of(settings: Settings, replicas: Replicas, clock: Clock) -> Others | 
         return replicas.logs[group].status().first_index - 1
 
     def on_their_way() -> Sequence[MoveProgress]:
-        return [*moves.progress(), *replicas.copies.progress()]
+        return [*moves.progress(groups.catalog.moves.values()), *replicas.copies.progress()]
 
     asked = settings.cluster
     made = operations(

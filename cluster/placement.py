@@ -48,8 +48,8 @@ Step = ChangeMembers | HandOver
 @dataclass(frozen=True, slots=True)
 class GroupState:
     """A group as its leader knows it. `reachable` are members it hears of, itself too, and
-    `current` those of them whose log is as good as its own; `lost` are voters that came back without
-    what they had, and do not count; `changing`: a change of members is not committed yet.
+    `current` those of them whose log is as good as its own; `lost` are voters that came back with
+    nothing of what they had; `changing`: a change of members is not committed yet.
     """
 
     group: GroupId

@@ -45,7 +45,7 @@ from kalamdb.model.catalog import CatalogView
 from kalamdb.model.command import Effect
 from kalamdb.model.ids import META_GROUP, GroupId, NodeId, Slot
 from kalamdb.ports import LogStatus
-from kalamdb.replica.replica import MetaAllows, Replica, ReplicaLimits
+from kalamdb.replica.replica import MetaAllows, PullImage, Replica, ReplicaLimits
 from kalamdb.sql.constraint import checks
 from kalamdb.store.catalog import load
 from kalamdb.store.disk import DiskWatch
@@ -114,7 +114,7 @@ class Replicas:
             disk_full=self.disk.refusal,
             on_catalog=self._catalog_changed,
             on_records=self._records_applied,
-            pull_image=None if self.peers is None else partial(pull, self.peers, copies=self.copies),
+            pull_image=self._pull_image(),
             meta_allows=self.meta_allows,
             fatal=fatal,
         )
@@ -143,6 +143,9 @@ class Replicas:
         if self.allows_reads is None:
             raise Unavailable("this node does not know of moves yet")
         return await self.allows_reads(slot, epoch)
+
+    def _pull_image(self) -> PullImage | None:
+        return None if self.peers is None else partial(pull, self.peers, copies=self.copies)
 
     def _catalog_changed(self, catalog: CatalogView) -> None:
         for tell in self.on_catalog:

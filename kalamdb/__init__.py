@@ -1,3 +1,3 @@
 """KalamDB on one node: types, SQL, storage, query, change feed, edges. Never imports `cluster`."""
 
-VERSION = "0.2.0"
+VERSION = "0.3.0"

@@ -147,9 +147,7 @@ class SmallNode:
             self.groups, self.groups, self.clock, self.ids, TransactionSettings()
         )
         self.operations = small_operations(self.logs, self.groups, self.clock)
-        around = oversight(
-            lambda: self.groups.catalog, self.clock, cluster=self.operations.control
-        )
+        around = oversight(lambda: self.groups.catalog, self.clock, cluster=self.operations.control)
         provide_cluster(around.system, lambda: self.groups.catalog, self.operations.facts)
         around.offer(Ongoing.TRANSACTION, TransactionsSource(self.transactions))
         self.session = Session(

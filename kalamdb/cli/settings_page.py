@@ -259,12 +259,13 @@ LEGACY: tuple[Legacy, ...] = (
     _renamed("cluster.rpc_addr", "server.rpc"),
     _renamed("cluster.api_addr", "server.http"),
     _renamed("cluster.user_shards cluster.shared_shards", "cluster.groups", "one set for all"),
-    _none("cluster.peers cluster.peer_wait_*", "a cluster of one node"),
+    _kept("cluster.peers", "a list of `ID=HOST:PORT`"),
+    _none("cluster.peer_wait_*", "nodes look for each other until they are there"),
     _none(
         "cluster.heartbeat_interval_ms cluster.election_timeout_ms cluster.snapshot_policy"
         " cluster.max_snapshots_to_keep cluster.replication_timeout_ms"
         " cluster.reconnect_interval_ms",
         "fixed",
     ),
-    _none("rpc_tls.*", "the node-to-node port stays on this machine"),
+    _renamed("rpc_tls.*", "cluster.tls_cert", "with `cluster.tls_key` and `cluster.tls_ca`"),
 )

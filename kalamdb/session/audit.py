@@ -101,7 +101,7 @@ class NoAudit:
 
 
 class AuditLog:
-    """See the module. `reader` is the meta group's store on this node; None where there is none, and
+    """See the module. `reader`: the meta group's store on this node; None where there is none, and
     others let the oldest entries go.
     """
 

@@ -425,9 +425,7 @@ class Session:
                 return await self._facts.answer(run, statement)
             case SubscribeTo():
                 return introspect.subscription(statement, self._ids, user)
-            case (
-                Kill() | Cluster() | ShowOngoing() | ShowUsers() | ShowIndexes() | ShowSettings()
-            ):
+            case Kill() | Cluster() | ShowOngoing() | ShowUsers() | ShowIndexes() | ShowSettings():
                 return await self._node.answer(run.principal, statement, run.namespace)
             case _:
                 if isinstance(statement, CreateView):

@@ -53,10 +53,8 @@ class Watcher:
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            try:
+            with contextlib.suppress(aiohttp.ClientError, ConnectionError):
                 await self._watch(self._town.at(next(self._edges), self.tenant).url)
-            except (aiohttp.ClientError, ConnectionError):
-                pass
             self.connected.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.connected.wait(), POLL_S)
@@ -183,7 +181,7 @@ class ResultWatcher(Watcher):
             del self.seen[before]
 
 
-_QUICK = aiohttp.ClientWSTimeout(ws_close=1.0)
+_QUICK = aiohttp.ClientWSTimeout(ws_close=1.0)  # pyright: ignore[reportCallIssue]
 
 
 @contextlib.asynccontextmanager

@@ -1,5 +1,5 @@
-"""kill -9 of one, of two, of all under load: nothing acknowledged is lost or done twice, and what is
-left answers.
+"""kill -9 of one, of two, of all under load: nothing acknowledged is lost or done twice, and what
+is left answers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Live queries over a cluster survive its nodes and routers: every change once, in order, no gap."""
+"""Live queries over a cluster outlive nodes and routers: every change once, in order, no gap."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Transactions over edges, large results through a router, reads that may be old, and what a cluster
-tells of itself.
+"""Transactions over edges, large results through a router, reads that may be old, and what a
+cluster tells of itself.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from kalamdb.model.ids import (
     GroupId,
     Partition,
     Seq,
+    Slot,
     TableId,
     TenantId,
     tenant_partition,

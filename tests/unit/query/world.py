@@ -6,7 +6,7 @@ Writes are decided at once: a read set that no longer holds is refused, as the s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -202,6 +202,17 @@ class FakeGroups:
 
     def last_change(self, table: TableDef, partition: Partition) -> Seq:
         return Seq(self.seq)
+
+    def has_applied(self, at_least: Mapping[GroupId, Seq], partition: Partition | None) -> bool:
+        return True
+
+    async def wait_applied(
+        self, at_least: Mapping[GroupId, Seq], partition: Partition | None
+    ) -> None:
+        """It is always there."""
+
+    async def refresh_catalog(self) -> None:
+        """It is never behind."""
 
     def barrier_everywhere(self, but: Collection[GroupId] = ()) -> Awaitable[object] | None:
         return asyncio.sleep(0)
