@@ -184,7 +184,7 @@ def move_rows(told: Sequence[NodeFacts]) -> Iterator[Values]:
     """
     rows: dict[tuple[object, ...], Values] = {}
     moves = [move for facts in told for move in facts.moves]
-    for move in sorted(moves, key=lambda move: (move.bytes_total > 0, move.updated_ms)):
+    for move in sorted(moves, key=lambda move: (move.bytes_done > 0, move.updated_ms)):
         eta_s = move.eta_s
         rows[move.kind, move.group, move.slot, move.target] = (
             move.kind,

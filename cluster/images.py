@@ -97,12 +97,13 @@ class Copies:
 
     def came(self, group: GroupId, pairs: Pairs) -> None:
         move = self._moves[group]
+        # The size that was told is about that of the files; past it the whole is not known.
         size_bytes = move.bytes_done + sum(len(key) + len(raw) for key, raw in pairs)
         self._moves[group] = replace(
             move,
             keys_done=move.keys_done + len(pairs),
             bytes_done=size_bytes,
-            bytes_total=max(size_bytes, move.bytes_total),
+            bytes_total=0 if size_bytes > move.bytes_total else move.bytes_total,
             updated_ms=self._clock.wall_ms(),
         )
 

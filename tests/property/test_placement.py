@@ -308,3 +308,37 @@ def test_nobody_loses_a_vote_before_there_is_another() -> None:
     # Of two that are surplus, the one that cannot be reached helps no majority.
     five = replace(four, voters=ids(1, 2, 3, 4, 5), reachable=ids(1, 2, 3, 4))
     assert p.next_step(five, wish, nodes) == p.ChangeMembers(GroupId(1), Demote(NodeId(5)))
+
+
+def test_a_voter_of_a_node_that_was_given_up_is_taken_out() -> None:
+    """Although groups are meant to have it: another disk may come under its id."""
+    wish = {GroupId(1): (NodeId(1), NodeId(2), NodeId(3))}
+    two = all_connected(ids(1, 2))
+    state = p.GroupState(
+        GroupId(1), NodeId(1), ids(1, 2, 3), reachable=ids(1, 2), current=ids(1, 2)
+    )
+    assert p.next_step(state, wish, two) == p.ChangeMembers(GroupId(1), Demote(NodeId(3)))
+    alone = replace(state, reachable=ids(1), current=ids(1))
+    assert p.next_step(alone, wish, two) is None  # the other one is missed already
+    out = replace(state, voters=ids(1, 2), learners=ids(3))
+    assert p.next_step(out, wish, two) == p.ChangeMembers(GroupId(1), Remove(NodeId(3)))
+    gone = replace(out, learners=ids())
+    assert p.next_step(gone, wish, two) is None
+    back = p.Nodes(ids(1, 2), joining=ids(3), connected=ids(1, 2, 3))
+    assert p.next_step(gone, wish, back) == p.ChangeMembers(GroupId(1), AddLearner(NodeId(3)))
+    copied = replace(out, reachable=ids(1, 2, 3), current=ids(1, 2, 3))
+    assert p.next_step(copied, wish, back) == p.ChangeMembers(GroupId(1), Promote(NodeId(3)))
+
+
+def test_a_voter_that_lost_its_disk_begins_anew() -> None:
+    wish = {GroupId(1): (NodeId(1), NodeId(2), NodeId(3))}
+    nodes = all_connected(ids(1, 2, 3))
+    state = p.GroupState(
+        GroupId(1),
+        NodeId(1),
+        ids(1, 2, 3),
+        reachable=ids(1, 2),
+        current=ids(1, 2),
+        lost=ids(3),
+    )
+    assert p.next_step(state, wish, nodes) == p.ChangeMembers(GroupId(1), Demote(NodeId(3)))

@@ -8,12 +8,13 @@ from cluster.placement import SlotMove
 from kalamdb.cluster_errors import NodeNeeded, NoSuchMember, UnknownNode
 from kalamdb.errors import InvalidStatement, Unavailable
 from kalamdb.model.catalog import NodeState
-from kalamdb.model.ids import GroupId, NodeId
+from kalamdb.model.ids import GroupId, NodeId, TenantId, slot_of, tenant_partition
 from kalamdb.session.cluster_statements import ClusterAct
 from kalamdb.sql.cluster_statement import (
     ClusterChange,
     ClusterJoin,
     ClusterLeave,
+    ClusterMove,
     ClusterRebalance,
     ClusterRemove,
     ClusterReplication,
@@ -166,3 +167,30 @@ async def test_rebalance_wakes_the_job_and_moves_slots() -> None:
     assert not begun  # slots are where they were from the beginning
     assert woken == [True]
     assert {act.action for act in done if isinstance(act, ClusterAct)} == {"rebalance_leader"}
+
+
+async def test_a_slot_is_moved_by_its_number_or_by_a_user() -> None:
+    cluster = Operated(3)
+    begun: list[SlotMove] = []
+
+    class Slots:
+        async def begin(self, move: SlotMove) -> None:
+            begun.append(move)
+
+    control = cluster.control()
+    control = type(control)(control.groups, control.catalog, lambda: None, Slots())
+    slot = slot_of(tenant_partition(TenantId("alice")))
+    source = cluster.placement.group_of(slot)
+    target = GroupId(source % 4 + 1)
+    for asked in (int(slot), "alice"):
+        done = await control.carry_out(ClusterMove(asked, target))
+        assert isinstance(done, str)
+        assert f"slot {slot} goes from group {source} to group {target}" in done
+        assert begun.pop() == SlotMove(slot, source, target)
+    assert (
+        await control.carry_out(ClusterMove("alice", source)) == f"slot {slot} is in group {source}"
+    )
+    for number, group in ((4096, 1), (7, 9)):
+        with pytest.raises(InvalidStatement):
+            await control.carry_out(ClusterMove(number, group))
+    assert not begun

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from cluster.membership import COPIES_MAX, enrol, introduce
-from kalamdb.cluster_errors import NodeTaken, UnknownNode
+from kalamdb.cluster_errors import NodeNeeded, NodeTaken, UnknownNode
 from kalamdb.errors import Unavailable
 from kalamdb.model.catalog import NodeState
 from kalamdb.model.ids import META_GROUP, GroupId, NodeId
 from kalamdb.model.work import DrainNode, PutMembers, PutNode, PutReplication, RemoveNode
+from kalamdb.sql.cluster_statement import ClusterRemove
 from tests.unit.cluster.operated import LAST_INDEX, Operated
 
 
@@ -139,6 +140,42 @@ async def test_a_dead_node_is_replaced_when_an_operator_says_so() -> None:
     await cluster.settle(job)
     assert cluster.held_by(3) == 0
     assert all(cluster.voters(group) == (1, 2, 4) for group in cluster.groups)
+
+
+async def test_a_dead_node_comes_back_with_another_disk() -> None:
+    cluster = Operated(3)
+    job = cluster.membership()
+    await cluster.settle(job)
+    control = cluster.control()
+    with pytest.raises(NodeNeeded, match="stop it first"):
+        await control.carry_out(ClusterRemove(3))
+    cluster.alive -= {2, 3}
+    with pytest.raises(NodeNeeded, match="no majority"):
+        await control.carry_out(ClusterRemove(3))
+    cluster.alive.add(2)
+    await control.carry_out(ClusterRemove(3))
+    await cluster.settle(job)
+    assert all(cluster.voters(group) == (1, 2) for group in cluster.groups)
+    assert all(3 in cluster.placement.voters_of(group) for group in cluster.groups)
+    cluster.join(3)
+    cluster.start(3)
+    await cluster.settle(job)
+    assert all(cluster.voters(group) == (1, 2, 3) for group in cluster.groups)
+    assert sorted(cluster.led_by(node) for node in (1, 2, 3)) == [1, 2, 2]
+
+
+async def test_another_node_takes_the_place_of_one_that_was_given_up() -> None:
+    cluster = Operated(3)
+    job = cluster.membership()
+    await cluster.settle(job)
+    cluster.alive.remove(3)
+    await cluster.control().carry_out(ClusterRemove(3))
+    await cluster.settle(job)
+    cluster.join(4)
+    cluster.start(4)
+    await cluster.settle(job)
+    assert all(cluster.voters(group) == (1, 2, 4) for group in cluster.groups)
+    assert not any(3 in cluster.placement.voters_of(group) for group in cluster.groups)
 
 
 async def test_a_dead_node_is_replaced_after_a_time() -> None:

@@ -126,6 +126,19 @@ async def test_a_removed_node_holds_nothing(meta: World) -> None:
         meta.do(PutMembers({GroupId(1): (THREE,)}))
 
 
+async def test_a_dead_node_may_be_given_up_and_begins_anew(meta: World) -> None:
+    meta.do(RemoveNode(THREE, dead=True))
+    assert state_of(meta, THREE) is NodeState.REMOVED
+    placement = meta.replica.catalog.placement
+    assert placement is not None
+    assert THREE in placement.voters_of(GroupId(1))  # until another takes its place
+    meta.do(PutMembers({GroupId(1): (TWO, ONE, THREE)}))
+    meta.do(PutNode(THREE, "n3:1", join=True))
+    assert state_of(meta, THREE) is NodeState.JOINING
+    meta.do(PutNode(THREE, "n3:1", "another-disk"))
+    assert meta.replica.catalog.nodes[THREE].uuid == "another-disk"
+
+
 async def test_members(meta: World) -> None:
     placement = meta.replica.catalog.placement
     assert placement is not None

@@ -57,7 +57,10 @@ class FakeGroups:
     def drop(self, name: str) -> None:
         self._replace({key: user for key, user in self.catalog.users.items() if key != name})
 
-    async def write_meta(self, work: Any, tag: Any = None) -> None:
+    async def refresh_catalog(self) -> None:
+        """It is never behind."""
+
+    async def write_meta(self, work: Any, tag: Any = None) -> Any:
         assert isinstance(work, PutUser)
         self.written.append(work)
         old = self.catalog.users.get(work.name)
