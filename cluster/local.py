@@ -75,6 +75,7 @@ class LocalCluster:
         self._console = console
         self._running: list[Running] = []
         self._leaders: dict[int, int | None] = {}
+        self._ended: set[str] = set()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`. Raises Failed."""
@@ -154,7 +155,8 @@ class LocalCluster:
         known: dict[int, tuple[int, int | None]] = {}  # group → term, leader
         for one in self._running:
             if one.process.returncode is not None:
-                raise Failed(f"{one.name} ended with {one.process.returncode}: see {one.log}")
+                self._tell_ended(one)
+                continue
             told = await _read(f"{one.url}/debug/raft")
             for group in (told or {}).get("groups", ()):
                 seen = known.get(group["group"], (0, None))
@@ -164,6 +166,13 @@ class LocalCluster:
         if leaders and leaders != self._leaders:
             self._leaders = dict(leaders)
             self._console.print(self._told(leaders))
+
+    def _tell_ended(self, one: Running) -> None:
+        """Once: the others go on without it, which is what there is to see."""
+        if one.name not in self._ended:
+            self._ended.add(one.name)
+            code = one.process.returncode
+            self._console.print(f"[red]{one.name} ended with {code}[/]   [dim]{one.log}[/]")
 
     def _told(self, leaders: Mapping[int, int | None]) -> str:
         parts: list[str] = []

@@ -33,6 +33,9 @@ def router_addresses(settings: Settings) -> dict[int, str]:
     return found
 
 
+LONELY_LOOKS = 10
+
+
 class Links(Protocol):
     """What of `peers.Peers` is used here."""
 
@@ -43,18 +46,23 @@ class Links(Protocol):
 
 class AddressBook:
     """Whom a process links to: the nodes as meta has them; as the settings do until it has them
-    all.
+    all. Where nobody is met there, the settings are tried in turn: all may have moved.
     """
 
     def __init__(self, links: Links, settled: Mapping[int, str]) -> None:
         self._links = links
         self._settled = dict(settled)
         self._addresses = dict(settled)
+        self._lonely_looks = 0
 
     def follow(self, catalog: CatalogView) -> None:
         """Dial who came, part from who is no node any more."""
         known = {int(node.id): node.rpc for node in catalog.nodes.values() if node.holds}
         addresses = known if catalog.enrolled else {**self._settled, **known}
+        self._lonely_looks = 0 if self.connected() else self._lonely_looks + 1
+        if self._lonely_looks // LONELY_LOOKS % 2:
+            said = {node: text for node, text in self._settled.items() if node in addresses}
+            addresses = {**addresses, **said}
         if addresses != self._addresses:
             self._addresses = addresses
             self._links.set_addresses(addresses)

@@ -70,6 +70,7 @@ SAMPLES = {
     "search_path": ("search_path",),
     "section": ("limits",),
     "setting": ("max_params",),
+    "slot": ("7",),
     "stale": ("stale",),
     "statement": ("SELECT item FROM shop.orders",),
     "subscription": ("last_rows = 20", "batch_size = 5"),

@@ -40,7 +40,7 @@ class Watcher:
         self._cursor: str | None = None  # where to go on
         self.seen: Counter[Any] = Counter()
         self.connected = asyncio.Event()
-        self.connections = 0
+        self.breaks: list[str] = []  # why connections ended
         self.faults: list[str] = []
 
     def __str__(self) -> str:
@@ -53,8 +53,10 @@ class Watcher:
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            with contextlib.suppress(aiohttp.ClientError, ConnectionError):
+            try:
                 await self._watch(self._town.at(next(self._edges), self.tenant).url)
+            except (aiohttp.ClientError, ConnectionError) as error:
+                self.breaks.append(f"{self}: {error!r}")
             self.connected.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.connected.wait(), POLL_S)
@@ -70,13 +72,13 @@ class Watcher:
             if self._cursor is not None:
                 wish["options"]["from"] = self._cursor
             await ws.send_json({"type": "subscribe", "subscription": wish})
-            self.connections += 1
             async for message in ws:
                 if message.type is not aiohttp.WSMsgType.TEXT:
-                    return
+                    break
                 answer = self.heard(message.json())
                 if answer is not None:
                     await ws.send_json(answer)
+            self.breaks.append(f"{self} at {url}: closed with {ws.close_code}")
 
     def heard(self, frame: dict[str, Any]) -> dict[str, Any] | None:
         """One frame; what is to be said to it, if anything."""

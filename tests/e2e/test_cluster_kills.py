@@ -5,17 +5,24 @@ is left answers.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
 
 from tests.e2e.cluster_load import Load, Town, check, town
+from tests.e2e.server import Server
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 REFUSED_WITHIN_S = 20.0
+AT_ONCE_S = 5.0  # once it is known that meta has no leader; the machine may be busy
+STATEMENTS = (
+    "INSERT INTO app.register VALUES (2, 0) ON CONFLICT DO NOTHING",
+    "SELECT v FROM app.register WHERE id = 1",
+    "SELECT count(*) FROM app.log",
+    "CREATE NAMESPACE other",
+)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -59,25 +66,23 @@ async def test_two_of_three_are_killed(place: Town) -> None:
         await load.wait_acked(20)
         cluster.nodes[1].kill()
         cluster.nodes[2].kill()
-        tenant = place.tenants[1]
-        for server in (cluster.nodes[3], cluster.front):
-            client = place.at(server, tenant)
-            for sql in (
-                "INSERT INTO app.register VALUES (2, 0)",
-                "SELECT v FROM app.register WHERE id = 1",
-                "SELECT count(*) FROM app.log",
-                "CREATE NAMESPACE other",
-            ):
-                asked_s = time.monotonic()
-                async with asyncio.timeout(REFUSED_WITHIN_S):
-                    answer = await client.sql(sql)
-                assert answer.status in (503, 504, 403), (server.url, sql, answer.body)
-                print(server.url, sql, answer.status, answer.code, time.monotonic() - asked_s)
+        for within_s in (REFUSED_WITHIN_S, AT_ONCE_S):
+            for server in (cluster.nodes[3], cluster.front):
+                await check_refused(place, server, within_s)
         await cluster.restart(1)
         await load.wait_acked(20)
         await cluster.restart(2)
         await load.wait_acked(20)
     await check(load)
+
+
+async def check_refused(place: Town, server: Server, within_s: float) -> None:
+    """Without a majority a statement is refused, or its outcome unknown, in a bounded time."""
+    for sql in STATEMENTS:
+        client = place.at(server, "root" if sql.startswith("CREATE") else place.tenants[1])
+        async with asyncio.timeout(within_s):
+            answer = await client.sql(sql)
+        assert answer.status in (503, 504), (server.url, sql, answer.body)
 
 
 async def test_all_are_killed_at_once(place: Town) -> None:

@@ -59,7 +59,7 @@ async def test_leaders_are_killed(place: Town) -> None:
                 await cluster.wait_level(leader)
             await load.wait_acked(10)
         await check_watchers(load, watchers)
-        assert {watcher.connections for watcher in watchers} == {1}
+        assert [told for watcher in watchers for told in watcher.breaks] == []
     await check(load)
 
 
@@ -79,7 +79,7 @@ async def test_leaders_hand_over(place: Town) -> None:
                 )
             await load.wait_acked(5)
         await check_watchers(load, watchers)
-        assert {watcher.connections for watcher in watchers} == {1}
+        assert [told for watcher in watchers for told in watcher.breaks] == []
     await check(load)
 
 
@@ -103,7 +103,7 @@ async def test_a_router_is_killed_and_clients_go_on_at_another(place: Town) -> N
                 await router.start(SETTLED_S)
                 await load.wait_acked(10)
         await check_watchers(load, watchers)
-        assert min(watcher.connections for watcher in watchers) > 1
+        assert all(watcher.breaks for watcher in watchers)
     await check(load)
 
 

@@ -206,8 +206,8 @@ class DefinitionWorld:
         if not timeline.run(CALM_S_MAX, lambda: all(task.done() for task in working)):
             raise Violation("somebody still waits for an answer long after everything healed")
         calm_from_s = timeline.now_s
-        for what in (self._settle(), self._read_all()):
-            ending = self.spawn(what)
+        for what in (self._settle, self._read_all):
+            ending = self.spawn(what())
             if not timeline.run(CALM_S_MAX, ending.done):
                 raise Violation(f"no end within {CALM_S_MAX} s of calm, pending: {self._pending()}")
             ending.result()

@@ -128,7 +128,7 @@ def takes_away_what_undo_needs() -> list[Any]:
 def believes_old_rows() -> list[Any]:
     """0013: rows from before the fence are looked at for what is new."""
 
-    def check_rows(draft: Draft, asked: Any, plan: Any, *, reader: Any) -> Outcome:
+    def check_rows(draft: Draft, asked: Any, plan: Any, **given: Any) -> Outcome:
         return Outcome(0, draft.seq, ("after",), ((None,),))
 
     return [patch.object(schema, "check_rows", check_rows)]
@@ -186,11 +186,11 @@ def skips_rows_of_a_build() -> list[Any]:
     """0014: a step begins behind the row where the last one ended."""
     build = backfill.build_index
 
-    def skip(draft: Draft, asked: Any, plan: Any, *, reader: Any) -> Outcome:
+    def skip(draft: Draft, asked: Any, plan: Any, **given: Any) -> Outcome:
         if asked.after:
             asked = replace(asked, after=asked.after + b"\xff")
             return Outcome(0, draft.seq, ("after",), ((None,),))
-        return build(draft, asked, plan, reader=reader)
+        return build(draft, asked, plan, **given)
 
     return [patch.object(backfill, "build_index", skip)]
 

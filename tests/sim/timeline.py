@@ -83,6 +83,21 @@ class Life:
         self.stopped_until_s = 0.0
 
 
+class _Due:
+    """The event of a handle. A closure that may schedule itself again would be one more cycle for
+    the collector, for each event of a run.
+    """
+
+    __slots__ = ("_handle", "_loop")
+
+    def __init__(self, loop: Loop, handle: asyncio.Handle) -> None:
+        self._loop = loop
+        self._handle = handle
+
+    def __call__(self) -> None:
+        self._loop.due(self._handle, self)
+
+
 class Loop(asyncio.AbstractEventLoop):
     """The asyncio loop of one life of one process. `faults` collects errors nobody awaited."""
 
@@ -92,17 +107,17 @@ class Loop(asyncio.AbstractEventLoop):
         self._faults = faults
 
     def _schedule(self, time_s: float, handle: asyncio.Handle) -> None:
-        timeline, life = self._timeline, self._life
+        self._timeline.at(time_s, _Due(self, handle))
 
-        def run() -> None:
-            if life.ended or handle.cancelled():
-                return
-            if timeline.now_s < life.stopped_until_s:
-                timeline.at(life.stopped_until_s, run)
-                return
-            self._run(handle)
-
-        timeline.at(time_s, run)
+    def due(self, handle: asyncio.Handle, event: Callable[[], None]) -> None:
+        """Its time has come: run it, or wait for the process with it."""
+        life = self._life
+        if life.ended or handle.cancelled():
+            return
+        if self._timeline.now_s < life.stopped_until_s:
+            self._timeline.at(life.stopped_until_s, event)
+            return
+        self._run(handle)
 
     def _run(self, handle: asyncio.Handle) -> None:
         events._set_running_loop(self)

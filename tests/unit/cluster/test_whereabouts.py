@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cluster.images import Copies
 from cluster.leaders import Leaders
 from cluster.moves import Moves, MoveSettings
-from cluster.rpc.addresses import AddressBook
-from kalamdb.model.catalog import CatalogView, NodeRecord, NodeState
+from cluster.rpc.addresses import LONELY_LOOKS, AddressBook
+from kalamdb.model.catalog import CatalogView, NodeRecord, NodeState, Placement
 from kalamdb.model.ids import GroupId, NodeId, Slot
 from kalamdb.model.slot import Move, MoveState
 from kalamdb.store.catalog import FIRST_CATALOG
@@ -56,11 +56,8 @@ def test_a_member_that_is_outside_knows_less_than_others() -> None:
 
 def catalog(*nodes: NodeRecord) -> CatalogView:
     view = FIRST_CATALOG
-    return type(view)(**{**_fields(view), "nodes": {node.id: node for node in nodes}})
-
-
-def _fields(view: CatalogView) -> dict[str, object]:
-    return {name: getattr(view, name) for name in view.__dataclass_fields__}
+    placed = Placement("c", 4, (NodeId(1),))
+    return replace(view, placement=placed, nodes={node.id: node for node in nodes})
 
 
 def node(number: int, rpc: str, state: NodeState = NodeState.ACTIVE) -> NodeRecord:
@@ -78,6 +75,24 @@ def test_the_address_book_is_that_of_meta_once_it_has_one() -> None:
     book.follow(now)
     assert links.told == [{1: "one:1", 3: "three:1"}]
     assert book.connected() == [1, 3]
+
+
+def test_nodes_that_all_have_moved_are_looked_for_where_the_settings_say() -> None:
+    links = Links(set())
+    book = AddressBook(links, {1: "new-one:1", 2: "new-two:1"})
+    now = catalog(node(1, "one:1"), node(2, "two:1"), node(3, "three:1"))
+    for _ in range(LONELY_LOOKS):
+        book.follow(now)
+    old = {1: "one:1", 2: "two:1", 3: "three:1"}
+    new = {1: "new-one:1", 2: "new-two:1", 3: "three:1"}
+    assert links.told == [old, new]
+    for _ in range(2 * LONELY_LOOKS):
+        book.follow(now)
+    assert links.told == [old, new, old, new]
+    links.up.add(2)
+    book.follow(now)
+    book.follow(now)
+    assert links.told[-1] == old  # links that are there stay
 
 
 def test_an_image_tells_how_far_it_is() -> None:
