@@ -109,8 +109,8 @@ class ClusterGroups(LocalGroups):
     # ---- writes ---------------------------------------------------------------------------------
 
     def write_meta(self, work: Work, tag: RequestTag | None = None) -> Awaitable[Outcome]:
-        if self._meta.leads:
-            return self._meta.write(work, tag)
+        # Not straight to a member that leads: it may hand over before the work is decided, and what
+        # was refused then goes on at the next leader. A definition has several such steps.
         return self.write_group(META_GROUP, work, tag)
 
     async def write_group(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, ClassVar
@@ -20,6 +21,7 @@ from tests.e2e.cluster_load import SETTLED_S, Load, Town, rows
 from tests.e2e.server import Server
 from tests.waiting import POLL_S, wait_until
 
+PING_S = 1.0  # a client that says nothing for ten seconds is closed
 PROTOCOL = {"serialization": "json", "compression": "none"}
 
 
@@ -72,7 +74,15 @@ class Watcher:
             if self._cursor is not None:
                 wish["options"]["from"] = self._cursor
             await ws.send_json({"type": "subscribe", "subscription": wish})
-            async for message in ws:
+            said_s = time.monotonic()
+            while True:
+                if time.monotonic() - said_s > PING_S:
+                    said_s = time.monotonic()
+                    await ws.send_json({"type": "ping"})
+                try:
+                    message = await ws.receive(PING_S)
+                except TimeoutError:
+                    continue
                 if message.type is not aiohttp.WSMsgType.TEXT:
                     break
                 answer = self.heard(message.json())

@@ -12,12 +12,13 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from tests.e2e.cluster_load import Town, town
+from tests.e2e.cluster_load import SETTLED_S, Town, town
 from tests.e2e.server import ROOT_PASSWORD, Client, Server
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 DEAD_WITHIN_S = 5.0
+DEFINITIONS = 4
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -274,3 +275,50 @@ async def test_joins_of_own_rows_with_shared_tables_of_other_groups(place: Town)
         copied = await client.ok("INSERT INTO app.bought SELECT id, v FROM app.price2 WHERE v < 5")
         assert copied.body["results"][0]["row_count"] == 1
         assert (await client.ok("SELECT id, v FROM app.bought")).rows == [[1, 2]]
+
+
+# ---- leaders that move --------------------------------------------------------------------------
+
+
+async def test_definitions_go_on_while_leaders_move(place: Town) -> None:
+    """What a hand-over refuses in the middle of a definition goes on at the next leader. Two may
+    go on with it then, and one of them cannot say what came of it: a repeat with its id can.
+    """
+    alice, done = place.tenants[4], asyncio.Event()
+
+    async def define(number: int, server: Server) -> None:
+        root, table = place.at(server), f"app.moving{number}"
+        turn = itertools.cycle(after(place, server))
+
+        async def insist(sql: str) -> None:
+            name = f"{number}.{round_}.{sql[:10]}"
+            async with asyncio.timeout(SETTLED_S):
+                while (answer := await root.sql(sql, request_id=name)).status in (503, 504):
+                    pass
+            assert answer.status == 200, (sql, answer.body)
+
+        for round_ in range(DEFINITIONS):
+            await insist(f"CREATE USER TABLE {table} (id INT PRIMARY KEY, v INT)")
+            await place.at(next(turn), alice).ok(f"INSERT INTO {table} VALUES (1, {round_})")
+            await insist(f"ALTER TABLE {table} ADD COLUMN more INT DEFAULT 7")
+            await insist(f"CREATE INDEX by_v_of{number} ON {table} (v)")
+            shown = await place.at(next(turn), alice).ok(f"SELECT v, more FROM {table}")
+            assert shown.rows == [[round_, 7]]
+            await insist(f"DROP TABLE {table}")
+
+    async def move() -> int:
+        moved = 0
+        nodes = itertools.cycle(place.cluster.nodes)
+        while not done.is_set():
+            told = await place.root.ok(f"CLUSTER TRANSFER LEADER NODE {next(nodes)}")
+            moved += sum(1 for row in told.rows if row[2])
+        return moved
+
+    async with asyncio.TaskGroup() as tasks:
+        moving = tasks.create_task(move())
+        async with asyncio.TaskGroup() as defining:
+            for number, server in enumerate(edges(place)):
+                defining.create_task(define(number, server))
+        done.set()
+    assert moving.result() > DEFINITIONS
+    await place.root.ok("CLUSTER REBALANCE LEADERS")

@@ -35,16 +35,16 @@ FIRST_SEED = {
     "keeps_the_old_entry": 0,
     "keeps_the_old_unique_value": 0,
     "takes_a_unique_value_away": 1,
-    "compares_no_versions": 25,
+    "compares_no_versions": 37,
     "believes_old_rows": 0,
     "decides_under_any_version": 0,
     "reads_rows_as_stored": 3,
     "fence_goes_back": 2,
-    "drop_is_forgotten": 45,
+    "drop_is_forgotten": 57,
     "says_not_done_on_the_way": 1,
-    "schema_changed_leaves": 0,
-    "undone_request_is_ok": 2,
-    "takes_away_what_undo_needs": 22,
+    "schema_changed_leaves": 9,
+    "undone_request_is_ok": 1,
+    "takes_away_what_undo_needs": 2,
 }
 SEEDS_MAX = 60
 

@@ -43,7 +43,8 @@ THINK_S = (0.002, 0.06)
 ROUTERS_SHARE = 0.7
 # What was on its way for long, or waited for a process that was stopped, counts as just said.
 LEASE_SLACK_S = 4.0
-ANSWER_TIMEOUT_S = (0.4, 2.5, 2.5)
+ANSWER_TIMEOUT_S = (0.03, 0.4, 2.5, 2.5, 2.5)
+LONG_PAUSE_SHARE = 0.3  # before a retry: a slot may move meanwhile
 
 TEXTS = {
     Kind.INSERT: "INSERT INTO sim.lists (id, numbers) VALUES ($1, $2)",
@@ -128,7 +129,8 @@ async def perform(desk: Desk, door: DataNode | Router, operation: Operation) -> 
                 maybe = True
                 if operation.request_id is None and operation.writes:
                     break
-                await desk.calls.pause(desk.dice.uniform(0.01, 0.3))
+                away_s = 2.0 if desk.dice.random() < LONG_PAUSE_SHARE else 0.3
+                await desk.calls.pause(desk.dice.uniform(0.01, away_s))
             case Result.REFUSED_KEY if maybe:
                 break  # answered about this attempt; an earlier one may still have been done
             case _:

@@ -11,13 +11,14 @@ from typing import Any
 
 from cluster.placement import SlotMove
 from kalamdb.errors import KalamError, Unavailable
-from kalamdb.model.ids import GroupId, slot_of
+from kalamdb.model.ids import GroupId, Slot, slot_of
 from kalamdb.model.slot_work import AbortMove
 from tests.sim.calls import Lost, Refused
 from tests.sim.cluster.clients import Desk
 from tests.sim.cluster.logs import MetaLog
 
-PAUSE_S = (0.05, 0.8)
+PAUSE_S = (0.02, 0.4)
+BACK_SHARE = 0.5  # of moves: the slot that was moved last
 ABORT_SHARE = 0.15
 GROUPS = (GroupId(1), GroupId(2))
 
@@ -29,6 +30,7 @@ class Movers:
         self._desk = desk
         self._meta = meta
         self.counts: Counter[str] = Counter()
+        self._last: Slot | None = None
         self.eager = desk.dice.choice((1.0, 1.0, 0.3, 3.0))
 
     async def run(self) -> None:
@@ -50,7 +52,11 @@ class Movers:
                 self.counts[f"move {type(error).__name__}"] += 1
 
     async def _begin(self, there: Any) -> None:
-        slot = slot_of(self._desk.dice.choice(self._desk.tenants))
+        dice = self._desk.dice
+        slot = slot_of(dice.choice(self._desk.tenants))
+        if self._last is not None and dice.random() < BACK_SHARE:
+            slot = self._last
+        self._last = slot
         placement = there.cluster_groups.catalog.placement
         if placement is None:
             raise Unavailable("this node does not know the catalog yet")

@@ -68,7 +68,7 @@ class DataNode(Member):
         self.feeds: dict[int, Hub] = {}
         self.edge: RoutedSession
         # Some copies take long, so that other things happen meanwhile.
-        pace = world.dice.choice((2_000, 20_000, 1 << 20))
+        pace = world.dice.choice((5_000, 50_000, 1 << 20))
         self.move_settings = MoveSettings(
             bytes_per_s=pace, frozen_max_s=2.5, images_max=4, retry_s=0.1, idle_s=0.2
         )

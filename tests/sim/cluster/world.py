@@ -175,7 +175,7 @@ class Cluster:
             timings=Timings(fallback_s=dice.choice((1.0, 1.0, 4.0))),
             checks=checks,
         )
-        start_ms = FIRST_WALL_MS - dice.randrange(2_000, 12_000)
+        start_ms = FIRST_WALL_MS - dice.randrange(1_000, 6_000)
         for node in range(1, dice.choice(NODES) + 1):
             clock = NodeClock(timeline, start_ms, dice.choice((0, 0, -200, 100, 1500)))
             groups = (META_GROUP, *DATA_GROUPS) if node in FOUNDERS else ()
@@ -297,7 +297,7 @@ class Cluster:
     async def _trim(self) -> None:
         """The retention job: now and then the changes of past hours may go."""
         while not self.desk.closed:
-            await self.calls.pause(self.dice.uniform(0.2, 2.0))
+            await self.calls.pause(self.dice.uniform(0.1, 1.0))
             group = self.dice.choice(DATA_GROUPS)
             node = self.nodes[self.dice.choice(sorted(self.nodes))]
             hour = (node.clock.wall_ms() - SEQ_EPOCH_MS) // HOUR_MS
