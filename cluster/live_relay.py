@@ -415,7 +415,9 @@ class WatchPlace(Place):
         return self._group
 
     def at_home(self) -> None:
-        self._end("the group is led by this node now")
+        # Not at once: who watches has not been given its viewers yet, and could not tell them.
+        detail = "the group is led by this node now"
+        self._timer = asyncio.get_running_loop().call_later(0, self._end, detail)
 
     def give_up(self, fault: Unavailable) -> None:
         self._end(str(fault))

@@ -103,7 +103,10 @@ class EvaluationStatistics:
 
 
 class Watchable(Protocol):
-    """Of a hub, here or at another node, what evaluations need (`Hub.watch`, `Hub.unwatch`)."""
+    """Of a hub, here or at another node, what evaluations need (`Hub.watch`, `Hub.unwatch`).
+
+    A watch ends later than `watch` returns, or never.
+    """
 
     def watch(
         self, watcher: Watcher, chains: Sequence[bytes], tables: Sequence[TableId] = ()

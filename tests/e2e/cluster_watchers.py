@@ -208,11 +208,12 @@ async def watching(watchers: Sequence[Watcher]) -> AsyncIterator[None]:
 
 
 async def wait_connected(watchers: Sequence[Watcher]) -> None:
-    await wait_until(
-        lambda: all(watcher.connected.is_set() for watcher in watchers),
-        what="all watchers are connected",
-        timeout_s=SETTLED_S,
-    )
+    def connected() -> bool:
+        faults = [fault for watcher in watchers for fault in watcher.faults]
+        assert not faults, faults[:5]
+        return all(watcher.connected.is_set() for watcher in watchers)
+
+    await wait_until(connected, what="all watchers are connected", timeout_s=SETTLED_S)
 
 
 async def check_watchers(load: Load, watchers: Sequence[Watcher]) -> None:

@@ -83,6 +83,19 @@ async def test_leaders_hand_over(place: Town) -> None:
     await check(load)
 
 
+async def test_who_comes_while_leaders_move_is_let_in(place: Town) -> None:
+    cluster = place.cluster
+    load = Load(place, cluster.routers)
+    async with load.running():
+        for node in cluster.nodes:
+            watchers = crowd(place)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(place.root.ok(f"CLUSTER TRANSFER LEADER NODE {node}"))
+                async with watching(watchers):
+                    await load.wait_acked(5)
+    await check(load)
+
+
 def leads_all(cluster: Cluster, node: int) -> bool:
     leaders = cluster.leaders()
     return len(leaders) == cluster.groups + 1 and set(leaders.values()) == {node}
