@@ -7,14 +7,17 @@ else is ranges that begin with a chain, found by seeks.
 
 Order of the walk, the same in every group: chain by chain EXPIRY, CHANGE, INDEX, UNIQUE, HISTORY,
 DEAD, SEQ, ROW, LAST; then REQUEST before REQUEST_HOUR. What leads to other keys comes after them,
-so a walk finds what an interrupted purge has left.
+so a walk finds what an interrupted purge has left. An image has the families of a chain the other
+way round, and the newest hour of changes first: what leads to other keys comes before them, so a
+walk finds what an interrupted import has brought.
 
 It may run in a thread, on a snapshot.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import islice
 
 import xxhash
@@ -102,29 +105,42 @@ class SlotWalk:
         for chain in self.chains:
             fence = self._fence(_table(chain))
             if dropped or (fence is not None and fence.state is FenceState.ACTIVE):
-                yield from self._of_chain(chain, fence)
+                parts = self._parts(chain, fence)
+                for part in parts if dropped else reversed(parts):
+                    yield from part()
             self.done += 1
         requests = keys.U16.pack(self._slot)
         yield from self._under(bytes([Family.REQUEST]) + requests)
         for hour in self._hours(Family.REQUEST_HOUR):
             yield from self._under(bytes([Family.REQUEST_HOUR]) + keys.U32.pack(hour) + requests)
 
-    def _of_chain(self, chain: bytes, fence: Fence | None) -> Pairs:
-        table = _table(chain)
+    def _parts(self, chain: bytes, fence: Fence | None) -> list[Callable[[], Pairs]]:
+        """The families of a chain as a purge takes them, the changes hour by hour. What is in one
+        is looked for when it is asked for.
+        """
+        parts: list[Callable[[], Pairs]] = []
         if fence is None or not fence.table.has_tombstones:
-            for hour in self._seq_hours(chain):
-                yield from self._under(_at_hour(Family.EXPIRY, hour, chain))
-        for hour in self._change_hours(chain):
-            yield from self._under(_at_hour(Family.CHANGE, hour, chain))
-        for family in BY_INDEX:
-            for number in self._index_numbers(family, table):
-                yield from self._under(keys.index_entries(family, table, number) + chain[4:])
-        for family in BY_CHAIN:
-            yield from self._under(bytes([family]) + chain)
-        last = _LAST + chain
-        raw = self._reader.get(last)
+            parts.append(partial(self._expiry, chain))
+        parts += [
+            partial(self._under, _at_hour(Family.CHANGE, hour, chain))
+            for hour in self._change_hours(chain)
+        ]
+        parts += [partial(self._indexed, family, chain) for family in BY_INDEX]
+        parts += [partial(self._under, bytes([family]) + chain) for family in BY_CHAIN]
+        return [*parts, partial(self._last, chain)]
+
+    def _expiry(self, chain: bytes) -> Pairs:
+        for hour in self._seq_hours(chain):
+            yield from self._under(_at_hour(Family.EXPIRY, hour, chain))
+
+    def _indexed(self, family: Family, chain: bytes) -> Pairs:
+        for number in self._index_numbers(family, _table(chain)):
+            yield from self._under(keys.index_entries(family, _table(chain), number) + chain[4:])
+
+    def _last(self, chain: bytes) -> Pairs:
+        raw = self._reader.get(_LAST + chain)
         if raw is not None:
-            yield last, raw
+            yield _LAST + chain, raw
 
     def _under(self, prefix: bytes) -> Pairs:
         return self._reader.scan(prefix, prefix_end(prefix))
