@@ -18,6 +18,8 @@ from kalamdb.model.ids import GroupId
 
 PAUSE_S = 0.02
 ROUTE_S = 10.0
+SILENT_S = 2.0
+"""A member that was not in touch with its leader for so long may have been removed unheard."""
 
 T = TypeVar("T")
 Pause = Callable[[float], Awaitable[None]]
@@ -32,6 +34,10 @@ class KnowsLeader(Protocol):
         ...
 
     def leader(self) -> int | None: ...
+
+    def heard_age_s(self) -> float:
+        """Seconds since it was in touch with a leader."""
+        ...
 
 
 class Leaders:
@@ -69,7 +75,9 @@ class Leaders:
 
     def _member(self, group: GroupId) -> KnowsLeader | None:
         member = self._members.get(group)
-        return None if member is None or member.outside else member
+        if member is None or member.outside or member.heard_age_s() > SILENT_S:
+            return None
+        return member
 
     def _stranger(self) -> int | None:
         """Of a group this process has no member of, any other node may know more."""
@@ -92,8 +100,9 @@ class Leaders:
     def all(self) -> dict[GroupId, int]:
         """Of every group whose leader is known."""
         known = dict(self._told)
-        for group, member in self._members.items():
-            leader = None if member.outside else member.leader()
+        for group in self._members:
+            member = self._member(group)
+            leader = None if member is None else member.leader()
             if leader is not None:
                 known[group] = leader
         return known

@@ -54,7 +54,8 @@ class LocalGroups:
             self._of.clear()
             self._placement = placement
         found = self._of.get(partition)
-        if found is None:
+        # A group that left this node and came again has another replica.
+        if found is None or self._replicas.get(found.group) is not found:
             found = self._locate(partition, placement)
         return found
 

@@ -13,6 +13,7 @@ from tests.sim import moves, mutants_moves
 
 ALL_FROM_SEEDS = 50
 QUICK_SEEDS = 3
+SEEDS_MAX = 40  # whole clusters move slots, too (sim/cluster)
 QUICK_MUTANTS = ("frozen_reads_ask_nobody", "opens_below_the_cut", "a_purge_from_an_old_snapshot")
 LOOK_ON = 12  # any change of the product moves the worlds
 
@@ -28,7 +29,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     asked = int(metafunc.config.getoption("sim_seeds") or 0)
     everything = asked >= ALL_FROM_SEEDS
     if "seed" in metafunc.fixturenames:
-        metafunc.parametrize("seed", range(asked if everything else QUICK_SEEDS))
+        metafunc.parametrize("seed", range(min(asked, SEEDS_MAX) if everything else QUICK_SEEDS))
     if "mutant" in metafunc.fixturenames:
         names = mutants_moves.FIRST_SEED if everything else QUICK_MUTANTS
         metafunc.parametrize("mutant", list(names))

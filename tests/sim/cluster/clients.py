@@ -158,11 +158,12 @@ def request_of(operation: Operation) -> tuple[Principal, SqlRequest]:
 async def attempt(desk: Desk, door: DataNode | Router, operation: Operation) -> Result:
     principal, request = request_of(operation)
     name = f"op {operation.number}"
-    version, began_s = 0, 0.0
+    version, began_s, age_s = 0, 0.0, 0.0
 
     async def execute(there: Any) -> bytes:
-        nonlocal version, began_s
+        nonlocal version, began_s, age_s
         version, began_s = there.edge.catalog_version, desk.timeline.now_s
+        age_s = there.catalog_age_s()
         return await there.edge.execute(principal, request)
 
     try:
@@ -184,6 +185,8 @@ async def attempt(desk: Desk, door: DataNode | Router, operation: Operation) -> 
     waking = began_s < door.life.stopped_until_s + LEASE_S
     if began_s > newer_s + LEASE_S + LEASE_SLACK_S and not waking:
         raise Violation(f"{name} was answered from catalog {version}, old since {newer_s:.2f}")
+    if age_s > LEASE_S:
+        raise Violation(f"{name} was answered from a catalog that was {age_s:.2f} s old")
     note_answer(operation, answer)
     desk.answers["ok"] += 1
     desk.timeline.note(f"{name} at {door.node} ok {operation.affected}")

@@ -179,6 +179,9 @@ class DataNode(Member):
         self.moves = Moves(calls, lambda: meta.leads, self.clock, self.move_settings)
         self.run(self.moves.run())
 
+    def catalog_age_s(self) -> float:
+        return self.groups[META_GROUP].heard_age_s()
+
     def _linked_nodes(self) -> list[int]:
         return [node for node in self.links.peers if node in self.world.members]
 

@@ -53,6 +53,9 @@ class Router:
         self.run(catalog.run())
         self.run(keep_relay(relay, self.loop))
 
+    def catalog_age_s(self) -> float:
+        return self.catalog.age_s()
+
     def _nodes(self) -> list[int]:
         return [node for node in self.links.peers if node < ROUTERS_FROM]
 

@@ -25,6 +25,7 @@ from unittest.mock import patch
 
 from cluster.raft.core import Timings
 from kalamdb.errors import KalamError
+from kalamdb.model import keys
 from kalamdb.model.catalog import Placement
 from kalamdb.model.ids import (
     HOUR_MS,
@@ -54,6 +55,7 @@ from kalamdb.sql.constraint import checks
 from kalamdb.store import slot_keys
 from kalamdb.store.changes import change_floor
 from kalamdb.store.kv import KeyReader
+from kalamdb.store.slot_codec import SlotState
 from tests.sim import calls
 from tests.sim.calls import Calls, Lost, Refused
 from tests.sim.checkers import feed, ledger, linear
@@ -86,7 +88,7 @@ LOAD_S = 7.0
 ENDING_S = 20.0
 CALM_S_MAX = 25.0
 IMAGE_PIECE_BYTES = 700
-ACKNOWLEDGED_MIN = 30
+ACKNOWLEDGED_MIN = 20
 FIRST_PLACEMENT = Placement("sim", len(DATA_GROUPS), FOUNDERS)
 TABLE = TableDef(
     id=TABLE_ID,
@@ -379,6 +381,7 @@ class Cluster:
             # Any group's log gives the chain, which is of all of them.
             yield from feed.faults(one, self.data[DATA_GROUPS[0]])
         yield from self._judge_members()
+        yield from self._judge_slots()
         yield from self._judge_vacuity()
 
     def _judge_members(self) -> Iterator[str]:
@@ -393,6 +396,20 @@ class Cluster:
                     yield f"node {node.node}: {difference(reference, pairs)}"
             if len(digests) != 1:
                 yield f"group {group}: the members' digests differ"
+
+    def _judge_slots(self) -> Iterator[str]:
+        """A group keeps nothing of a slot it has given up."""
+        for group, log in self.data.items():
+            for partition in self.desk.tenants:
+                slot = slot_of(partition)
+                record = log.slots.get(slot)
+                if record is not None and record.state is not SlotState.GONE:
+                    continue
+                mine = keys.terminated(partition)
+                requests = bytes([keys.Family.REQUEST]) + keys.U16.pack(slot)
+                left = [key for key in log.state if mine in key or key.startswith(requests)]
+                if left:
+                    yield f"group {group} has given up slot {slot} and keeps {left[:2]}"
 
     def _judge_vacuity(self) -> Iterator[str]:
         acknowledged = sum(

@@ -22,9 +22,13 @@ G = GroupId(3)
 class Member:
     leads: int | None
     outside: bool = False
+    silent_s: float = 0.0
 
     def leader(self) -> int | None:
         return self.leads
+
+    def heard_age_s(self) -> float:
+        return self.silent_s
 
 
 @dataclass
@@ -52,6 +56,9 @@ def test_a_member_that_is_outside_knows_less_than_others() -> None:
     member.outside, member.leads = False, None
     leaders.told(G, None)
     assert leaders.of(G) is None  # its own members elect one: it is waited for
+    member.leads, member.silent_s = 2, 3.0
+    leaders.told(G, 3)
+    assert leaders.of(G) == 3  # it may have been removed unheard
 
 
 def catalog(*nodes: NodeRecord) -> CatalogView:
