@@ -119,13 +119,13 @@ class Control:
 
     async def _expect_free(self, node: NodeId, *, dead: bool) -> None:
         """Raises NodeNeeded where a living node votes, or a dead one is missed."""
-        seen = await self._seen(placement.group_ids(self._placed().groups))
+        seen = await self._seen(placement.group_ids(self.catalog().placed.groups))
         states = [view.state() for view in seen if node in view.members.voters]
         if states and not dead:
             holds = ", ".join(str(state.group) for state in states)
             detail = f"it votes in groups {holds}; CLUSTER LEAVE {node} moves them"
             raise NodeNeeded(node, f"{detail}; if it is to be given up, stop it first")
-        unseen = set(self._placed().held_by(node)) - {view.group for view in seen}
+        unseen = set(self.catalog().placed.held_by(node)) - {view.group for view in seen}
         missed = [s.group for s in states if not placement.is_majority(s, s.voters - {node})]
         if dead and (missed or unseen):
             named = ", ".join(map(str, sorted({*missed, *unseen})))
@@ -148,7 +148,7 @@ class Control:
             view = await self.groups.view(self._group(group))
             await self._hand_over(view, node)
             return [ClusterAct("transfer_leader", group, node)]
-        views = await self._seen(placement.group_ids(self._placed().groups))
+        views = await self._seen(placement.group_ids(self.catalog().placed.groups))
         voted = [view for view in views if node in view.members.voters]
         return [
             await self._tried("transfer_leader", view.group, node, self._hand_over(view, node))
@@ -161,7 +161,7 @@ class Control:
             heir = self._heir(view)
             await self._hand_over(view, heir)
             return [ClusterAct("stepdown", group, heir)]
-        views = await self._seen(placement.group_ids(self._placed().groups))
+        views = await self._seen(placement.group_ids(self.catalog().placed.groups))
         if node is None:
             node = next((view.leader for view in views if view.group == 0), None)
             if node is None:
@@ -180,7 +180,7 @@ class Control:
         """Raises NoSuchMember."""
         state = view.state()
         able = (state.voters & state.current) - {view.leader}
-        order = (*self._placed().voters_of(view.group), *sorted(able))
+        order = (*self.catalog().placed.voters_of(view.group), *sorted(able))
         heir = next((node for node in order if node in able), None)
         if heir is None:
             raise NoSuchMember(
@@ -199,7 +199,7 @@ class Control:
             if node not in state.current:
                 raise NoSuchMember(node, view.group, "it has not caught up; try again soon")
             await self.groups.hand_over(view.group, node)
-        wished = self._placed().voters_of(view.group)
+        wished = self.catalog().placed.voters_of(view.group)
         if node in wished and wished[0] != node:
             rest = tuple(other for other in wished if other != node)
             await self.groups.write_meta(PutMembers({view.group: (node, *rest)}))
@@ -217,7 +217,7 @@ class Control:
     # ---- evenness -------------------------------------------------------------------------------
 
     async def _rebalance(self, *, leaders_only: bool) -> Sequence[ClusterAct]:
-        placed = self._placed()
+        placed = self.catalog().placed
         wish: Wish = {g: placed.voters_of(g) for g in placement.group_ids(placed.groups)}
         active = frozenset(
             node.id for node in self.catalog().nodes.values() if node.state is NodeState.ACTIVE
@@ -250,7 +250,7 @@ class Control:
         return acts
 
     async def _move(self, asked: int | str, group: int) -> str:
-        placed, target = self._placed(), self._group(group)
+        placed, target = self.catalog().placed, self._group(group)
         slot = Slot(asked) if isinstance(asked, int) else slot_of(tenant_partition(TenantId(asked)))
         if not 0 <= slot < SLOTS:
             raise InvalidStatement(f"a slot is a number from 0 to {SLOTS - 1}")
@@ -262,7 +262,9 @@ class Control:
 
     async def _snapshot(self, group: int | None) -> Sequence[ClusterAct]:
         asked = (
-            placement.group_ids(self._placed().groups) if group is None else (self._group(group),)
+            placement.group_ids(self.catalog().placed.groups)
+            if group is None
+            else (self._group(group),)
         )
         acts: list[ClusterAct] = []
         for number in asked:
@@ -278,14 +280,8 @@ class Control:
 
     # ---- looking --------------------------------------------------------------------------------
 
-    def _placed(self) -> Placement:
-        placed = self.catalog().placement
-        if placed is None:
-            raise Unavailable("the cluster has not been placed yet")
-        return placed
-
     def _group(self, number: int) -> GroupId:
-        groups = self._placed().groups
+        groups = self.catalog().placed.groups
         if not 0 <= number <= groups:
             raise InvalidStatement(f"there is no group {number}; groups are 0 (meta) to {groups}")
         return GroupId(number)

@@ -22,7 +22,7 @@ from kalamdb.feed.evaluations import EvaluationLimits, Evaluations, Watchable
 from kalamdb.feed.hub import Hub
 from kalamdb.lib.clock import SystemClock, SystemIds
 from kalamdb.model.catalog import CatalogView
-from kalamdb.model.ids import META_GROUP, GroupId, Partition, slot_of
+from kalamdb.model.ids import META_GROUP, GroupId, Partition
 from kalamdb.model.principal import Principal
 from kalamdb.model.table import TableDef
 from kalamdb.ports import Snapshot
@@ -50,10 +50,7 @@ class KnownLeaders:
         return found
 
     def group_of(self, partition: Partition) -> GroupId:
-        placement = self._catalog().placement
-        if placement is None:
-            raise Unavailable("the cluster has not been placed yet")
-        return placement.group_of(slot_of(partition))
+        return self._catalog().group_of(partition)
 
 
 class LiveHubs:

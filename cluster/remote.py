@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import cast
 
 from cluster.leaders import Leaders
 from cluster.messages import (
@@ -99,13 +98,6 @@ class ClusterGroups(LocalGroups):
         self.catalog_age_s = catalog_age_s
         self.catalog_watch = CatalogWatch(lambda: self.catalog.version)
 
-    def data_groups(self) -> list[GroupId]:
-        """All of the cluster. Raises Unavailable before it has a placement."""
-        placement = self.catalog.placement
-        if placement is None:
-            raise Unavailable("the cluster has not been placed yet")
-        return [GroupId(number) for number in range(1, placement.groups + 1)]
-
     # ---- writes ---------------------------------------------------------------------------------
 
     def write_meta(self, work: Work, tag: RequestTag | None = None) -> Awaitable[Outcome]:
@@ -133,19 +125,6 @@ class ClusterGroups(LocalGroups):
             raise NotLeader(group, None)
         return replica
 
-    async def write_everywhere(self, work: Work) -> None:
-        """All data groups at once."""
-        await asyncio.gather(*(self.write_group(group, work) for group in self.data_groups()))
-
-    async def step_everywhere(self, step: Callable[[bytes], Work]) -> None:
-        for group in self.data_groups():
-            after: str | None = ""
-            while after is not None:
-                outcome = await self.write_group(group, step(bytes.fromhex(after)))
-                assert outcome.rows is not None
-                after = cast("str | None", outcome.rows[0][0])
-                await asyncio.sleep(0)
-
     # ---- reads ----------------------------------------------------------------------------------
 
     async def refresh_catalog(self) -> None:
@@ -167,13 +146,6 @@ class ClusterGroups(LocalGroups):
     def check_catalog(self) -> None:
         """Raises Unavailable when the meta group has not been heard of for `LEASE_S`."""
         check_lease(self.catalog_age_s())
-
-    async def recall(self, tag: RequestTag) -> Outcome | None:
-        for group in self.data_groups():
-            found = await self._recall_at(group, tag)
-            if found is not None:
-                return found
-        return None
 
     async def _recall_at(self, group: GroupId, tag: RequestTag) -> Outcome | None:
         async def ask(node: int) -> Outcome | None:

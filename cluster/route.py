@@ -11,11 +11,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import cast
 
-from kalamdb.errors import KalamError, NotLeader, Unavailable
+from kalamdb.errors import KalamError, NotLeader
 from kalamdb.far_reads import FarReads, FarRows
 from kalamdb.model.catalog import CatalogView, Placement
 from kalamdb.model.command import Outcome
-from kalamdb.model.ids import META_GROUP, GroupId, Partition, Seq, slot_of
+from kalamdb.model.ids import META_GROUP, GroupId, Partition, Seq
 from kalamdb.model.table import TableDef
 from kalamdb.model.work import RequestTag, Work
 from kalamdb.ports import GroupTransaction, Snapshot
@@ -56,13 +56,11 @@ class LocalGroups:
         found = self._of.get(partition)
         # A group that left this node and came again has another replica.
         if found is None or self._replicas.get(found.group) is not found:
-            found = self._locate(partition, placement)
+            found = self._locate(partition)
         return found
 
-    def _locate(self, partition: Partition, placement: Placement | None) -> Replica:
-        if placement is None:
-            raise Unavailable("the cluster has not been placed yet")
-        group = placement.group_of(slot_of(partition))
+    def _locate(self, partition: Partition) -> Replica:
+        group = self.catalog.group_of(partition)
         replica = self._replicas.get(group)
         if replica is None:
             raise NotLeader(group, None)
@@ -91,14 +89,14 @@ class LocalGroups:
 
     async def write_everywhere(self, work: Work) -> None:
         """All data groups at once: one fsync serves them all."""
-        data = [replica for group, replica in self._replicas.items() if group != META_GROUP]
-        await asyncio.gather(*(replica.write(work, None) for replica in data))
+        groups = self.catalog.data_groups()
+        await asyncio.gather(*(self.write_group(group, work) for group in groups))
 
     async def step_everywhere(self, step: Callable[[bytes], Work]) -> None:
-        for replica in self._data():
+        for group in self.catalog.data_groups():
             after: str | None = ""
             while after is not None:
-                outcome = await replica.write(step(bytes.fromhex(after)), None)
+                outcome = await self.write_group(group, step(bytes.fromhex(after)))
                 assert outcome.rows is not None
                 after = cast("str | None", outcome.rows[0][0])
                 await asyncio.sleep(0)  # a step that puts nothing is answered at once
@@ -124,11 +122,14 @@ class LocalGroups:
         return self.of(partition).open_transaction(partition)
 
     async def recall(self, tag: RequestTag) -> Outcome | None:
-        for replica in self._data():
-            found = await recalled(replica, tag)
+        for group in self.catalog.data_groups():
+            found = await self._recall_at(group, tag)
             if found is not None:
                 return found
         return None
+
+    async def _recall_at(self, group: GroupId, tag: RequestTag) -> Outcome | None:
+        return await recalled(self._replicas[group], tag)
 
     def barrier_everywhere(self, but: Collection[GroupId] = ()) -> Awaitable[object] | None:
         waits = [wait for replica in self._data(but) if (wait := replica.barrier()) is not None]
@@ -173,12 +174,10 @@ class LocalGroups:
 
     def _data(self, but: Collection[GroupId] = ()) -> list[Replica]:
         """The data groups of this node, `but` for some."""
-        if self._meta.catalog.placement is None:
-            raise Unavailable("the cluster has not been placed yet")
         return [
-            replica
-            for group, replica in self._replicas.items()
-            if group != META_GROUP and group not in but
+            self._replicas[group]
+            for group in self.catalog.data_groups()
+            if group in self._replicas and group not in but
         ]
 
 

@@ -31,7 +31,7 @@ from kalamdb.errors import (
 )
 from kalamdb.lib.clock import Clock
 from kalamdb.model.catalog import DEFAULT_NAMESPACE, CatalogView
-from kalamdb.model.ids import META_GROUP, GroupId, Partition, slot_of
+from kalamdb.model.ids import META_GROUP, GroupId
 from kalamdb.model.principal import Principal
 from kalamdb.session import answers
 from kalamdb.session.reply import Reply
@@ -165,19 +165,12 @@ class RoutedSession:
             await self._catalog.refresh_catalog()
             return look()
 
-    def group_of(self, partition: Partition) -> GroupId:
-        """Raises Unavailable before the cluster has a placement."""
-        placement = self._catalog.catalog.placement
-        if placement is None:
-            raise Unavailable("the cluster has not been placed yet")
-        return placement.group_of(slot_of(partition))
-
     def _group(self, target: Target, principal: Principal) -> GroupId | None:
-        """None: anywhere."""
+        """None: anywhere. Raises Unavailable before the cluster has a placement."""
         if target.where is Where.META:
             return META_GROUP
         partition = target.partition(principal)
-        return None if partition is None else self.group_of(partition)
+        return None if partition is None else self._catalog.catalog.group_of(partition)
 
     # ---- one place ------------------------------------------------------------------------------
 

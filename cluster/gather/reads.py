@@ -28,7 +28,7 @@ from kalamdb.errors import (
     Unavailable,
 )
 from kalamdb.far_reads import FarRows, Freshness, RowsAsked, SlotRun
-from kalamdb.model.ids import GroupId, Partition, Seq, Slot, slot_of
+from kalamdb.model.ids import GroupId, Partition, Seq, Slot
 
 FIRST_PAUSE_S = 0.02
 PAUSE_MAX_S = 0.25
@@ -81,17 +81,11 @@ class GatheredReads:
         )
 
     def groups(self) -> frozenset[GroupId]:
-        placement = self._host.catalog.placement
-        if placement is None:
-            raise Unavailable("the cluster has not been placed yet")
-        numbers = map(GroupId, range(1, placement.groups + 1))
-        return frozenset(group for group in numbers if not self._is_here(group))
+        groups = self._host.catalog.data_groups()
+        return frozenset(group for group in groups if not self._is_here(group))
 
     def group_of(self, partition: Partition) -> GroupId | None:
-        placement = self._host.catalog.placement
-        if placement is None:
-            raise Unavailable("the cluster has not been placed yet")
-        group = placement.group_of(slot_of(partition))
+        group = self._host.catalog.group_of(partition)
         return None if self._is_here(group) else group
 
     def _is_here(self, group: GroupId) -> bool:

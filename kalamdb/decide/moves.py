@@ -11,7 +11,7 @@ from typing import assert_never
 
 from kalamdb.decide.draft import Draft
 from kalamdb.decide.schema import done, put_record
-from kalamdb.errors import Conflict, InvalidStatement, LimitReached, Unavailable
+from kalamdb.errors import Conflict, InvalidStatement, LimitReached
 from kalamdb.model import keys
 from kalamdb.model.catalog import CatalogView
 from kalamdb.model.command import Outcome
@@ -41,9 +41,7 @@ def decide_move(draft: Draft, asked: MoveWork, catalog: CatalogView) -> Outcome:
 
 
 def begin_move(draft: Draft, asked: BeginMove, catalog: CatalogView) -> Outcome:
-    placement = catalog.placement
-    if placement is None:
-        raise Unavailable("the cluster has not been placed yet")
+    placement = catalog.placed
     if not 0 <= asked.slot < SLOTS:
         raise InvalidStatement(f"a slot is a number from 0 to {SLOTS - 1}")
     if not 1 <= asked.target <= placement.groups or asked.target == asked.source:

@@ -23,7 +23,6 @@ from kalamdb.model.catalog import (
     CatalogView,
     NodeRecord,
     NodeState,
-    Placement,
 )
 from kalamdb.model.command import Outcome
 from kalamdb.model.ids import META_GROUP, NodeId
@@ -75,7 +74,7 @@ def _joined(asked: work.PutNode, catalog: CatalogView, found: NodeRecord | None)
     _check_addresses(asked, catalog)
     # A node that groups have had from the beginning holds their rows already; one that was removed
     # begins anew, although groups may still be meant to have it.
-    voted = found is None and _placement(catalog).held_by(asked.node)
+    voted = found is None and catalog.placed.held_by(asked.node)
     state = NodeState.ACTIVE if voted else NodeState.JOINING
     return NodeRecord(asked.node, asked.uuid, asked.rpc, asked.http, state, 0)
 
@@ -130,7 +129,7 @@ def drain_node(draft: Draft, asked: work.DrainNode, catalog: CatalogView) -> Out
     left = sum(
         node.state is NodeState.ACTIVE and node.id != asked.node for node in catalog.nodes.values()
     )
-    placement = _placement(catalog)
+    placement = catalog.placed
     held = placement.held_by(asked.node)
     members = max((len(placement.voters_of(group)) for group in held), default=0)
     needed = min(members, placement.replication)
@@ -148,7 +147,7 @@ def drain_node(draft: Draft, asked: work.DrainNode, catalog: CatalogView) -> Out
 
 def remove_node(draft: Draft, asked: work.RemoveNode, catalog: CatalogView) -> Outcome:
     found = _member(asked.node, catalog)
-    held = _placement(catalog).held_by(asked.node)
+    held = catalog.placed.held_by(asked.node)
     if held and not asked.dead:
         named = ", ".join(map(str, held))
         raise NodeNeeded(
@@ -159,7 +158,7 @@ def remove_node(draft: Draft, asked: work.RemoveNode, catalog: CatalogView) -> O
 
 
 def put_members(draft: Draft, asked: work.PutMembers, catalog: CatalogView) -> Outcome:
-    placement = _placement(catalog)
+    placement = catalog.placed
     changed = {
         group: voters
         for group, voters in asked.members.items()
@@ -183,7 +182,7 @@ def put_members(draft: Draft, asked: work.PutMembers, catalog: CatalogView) -> O
 def put_replication(draft: Draft, asked: work.PutReplication, catalog: CatalogView) -> Outcome:
     if asked.voters not in MEMBERS_ALLOWED:
         raise InvalidStatement("a group has 1, 3 or 5 members: two tolerate no more than one does")
-    if _placement(catalog).replication == asked.voters:
+    if catalog.placed.replication == asked.voters:
         return done(draft, 0)
     put_record(draft, catalog, records.REPLICATION_KEY, encode_replication(asked.voters))
     return done(draft)
@@ -197,12 +196,6 @@ def _member(node: NodeId, catalog: CatalogView) -> NodeRecord:
     if not found.holds:
         raise UnknownNode(node, "it was removed; CLUSTER JOIN brings it back")
     return found
-
-
-def _placement(catalog: CatalogView) -> Placement:
-    if catalog.placement is None:
-        raise Unavailable("the cluster has not been placed yet")
-    return catalog.placement
 
 
 def _put(draft: Draft, catalog: CatalogView, found: NodeRecord | None, made: NodeRecord) -> Outcome:

@@ -14,10 +14,11 @@ from enum import Enum
 from kalamdb.errors import (
     InvalidStatement,
     NamespaceNotEmpty,
+    Unavailable,
     UnknownNamespace,
     UnknownTable,
 )
-from kalamdb.model.ids import SLOTS, GroupId, NodeId, Slot, TableId
+from kalamdb.model.ids import SLOTS, GroupId, NodeId, Partition, Slot, TableId, slot_of
 from kalamdb.model.principal import Role
 from kalamdb.model.slot import Move
 from kalamdb.model.table import TableDef
@@ -207,6 +208,21 @@ class CatalogView:
         """
         placement = self.placement
         return placement is not None and bool(self.nodes) and self.nodes.keys() >= placement.named()
+
+    @property
+    def placed(self) -> Placement:
+        """`placement`. Raises Unavailable before the cluster has one."""
+        if self.placement is None:
+            raise Unavailable("the cluster has not been placed yet")
+        return self.placement
+
+    def group_of(self, partition: Partition) -> GroupId:
+        """The group that a partition's rows are in. Raises Unavailable as `placed` does."""
+        return self.placed.group_of(slot_of(partition))
+
+    def data_groups(self) -> tuple[GroupId, ...]:
+        """All of the cluster. Raises Unavailable as `placed` does."""
+        return tuple(map(GroupId, range(1, self.placed.groups + 1)))
 
     def table(self, namespace: str, name: str, kind: str = "table") -> TableDef:
         """Raises UnknownTable (UnknownNamespace when there is no such namespace), InvalidStatement
