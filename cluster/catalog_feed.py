@@ -17,7 +17,7 @@ import structlog
 from msgspec import DecodeError, Struct, ValidationError, msgpack
 
 from cluster.leaders import Leaders
-from cluster.remote import CatalogWatch, catch_up, check_lease
+from cluster.remote import CATALOG_S, CatalogWatch, catch_up, check_lease
 from cluster.rpc.port import Peer, Rpc, RpcStream, Service
 from kalamdb.errors import KalamError, Unavailable
 from kalamdb.lib.clock import Clock
@@ -194,7 +194,7 @@ class FollowedCatalog:
         async def ask(node: int) -> None:
             await catch_up(self._rpc, node, self.watch)
 
-        await self._leaders.ask(lambda: META_GROUP, ask, twice=True, within_s=5.0)
+        await self._leaders.ask(lambda: META_GROUP, ask, twice=True, within_s=CATALOG_S)
 
     async def run(self) -> None:
         """Follow until cancelled."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.running import running
 from kalamdb.config import OidcSettings, Settings
 from kalamdb.lib.clock import SystemClock, SystemIds
 from kalamdb.lib.fetch import Fetch
@@ -83,7 +83,7 @@ async def outside_issuer(settings: OidcSettings, metrics: Metrics) -> AsyncGener
         yield None
         return
     clock = SystemClock()
-    async with Fetch(settings.request_timeout_s) as fetch, asyncio.TaskGroup() as tasks:
+    async with Fetch(settings.request_timeout_s) as fetch:
         provider = Provider(settings, fetch, clock)
         if settings.jwks_file is not None:
             source = FileKeys(Path(settings.jwks_file))
@@ -91,22 +91,15 @@ async def outside_issuer(settings: OidcSettings, metrics: Metrics) -> AsyncGener
             source = UrlKeys(provider.keys, settings.jwks_refresh_s)
         keys = IssuerKeys(settings.issuer, source, clock)
         metrics.watch("issuer_keys", keys.statistics)
-        running = tasks.create_task(keys.run())
-        try:
+        async with running(keys.run()):
             yield Issuer(provider, OutsideTokens(settings, keys, clock))
-        finally:
-            running.cancel()
 
 
 @asynccontextmanager
 async def audited(audit: AuditLog) -> AsyncGenerator[None]:
     """Writes the audit log as long as the node serves, and what is left of it at the end."""
-    async with asyncio.TaskGroup() as tasks:
-        running = tasks.create_task(audit.run())
-        try:
-            yield
-        finally:
-            running.cancel()
+    async with running(audit.run()):
+        yield
     await audit.close()
 
 

@@ -82,10 +82,7 @@ class Leaders:
     def _stranger(self) -> int | None:
         """Of a group this process has no member of, any other node may know more."""
         nodes = [node for node in self._nodes() if node != self.node]
-        if not nodes:
-            return None
-        self._turn += 1
-        return nodes[self._turn % len(nodes)]
+        return self._in_turn(nodes) if nodes else None
 
     def anybody(self) -> int:
         """A node for what any can do. Raises Unavailable."""
@@ -94,6 +91,9 @@ class Leaders:
         nodes = self._nodes()
         if not nodes:
             raise Unavailable("no node of the cluster can be reached")
+        return self._in_turn(nodes)
+
+    def _in_turn(self, nodes: list[int]) -> int:
         self._turn += 1
         return nodes[self._turn % len(nodes)]
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from msgspec import DecodeError, Struct, ValidationError, msgpack
 
-from cluster.leaders import Leaders
 from cluster.moves import allows_reads
 from cluster.remote import ClusterGroups
 from cluster.rpc.port import Peer, Rpc, RpcStream, Service
@@ -17,7 +16,6 @@ from kalamdb.model.command import Outcome
 from kalamdb.model.ids import GroupId, Slot
 from kalamdb.model.slot import SlotHead, SlotPiece
 from kalamdb.model.work import Work
-from kalamdb.replica.replica import Replica
 from kalamdb.replica.slot_image import image_stream
 from kalamdb.store.slot_codec import SlotRecord
 
@@ -44,35 +42,27 @@ _piece_in = msgpack.Decoder(SlotPiece)
 class MoveHost:
     """Answers for the groups this node leads."""
 
-    def __init__(self, replicas: Mapping[GroupId, Replica], leaders: Leaders) -> None:
-        self._replicas = replicas
-        self._leaders = leaders
+    def __init__(self, groups: ClusterGroups) -> None:
+        self._led = groups.led
 
     def serve(self, service: Service) -> None:
         service.on_call(SLOT, self._slot)
         service.on_call(PURGE, self._purge)
         service.on_stream(IMAGE, self._image)
 
-    def led(self, group: GroupId) -> Replica:
-        """Raises NotLeader."""
-        replica = self._replicas.get(group)
-        if replica is None or not replica.leads:
-            raise NotLeader(group, self._leaders.of(group))
-        return replica
-
     async def _slot(self, peer: Peer, payload: bytes) -> bytes:
         ask = _read(peer, payload)
-        return _encode(await self.led(GroupId(ask.group)).slot(Slot(ask.slot)))
+        return _encode(await self._led(GroupId(ask.group)).slot(Slot(ask.slot)))
 
     async def _purge(self, peer: Peer, payload: bytes) -> bytes:
         ask = _read(peer, payload)
-        replica = self.led(GroupId(ask.group))
+        replica = self._led(GroupId(ask.group))
         done = await replica.purge_slot(Slot(ask.slot), ask.epoch, attempt=ask.attempt)
         return b"\x01" if done else b"\x00"
 
     async def _image(self, peer: Peer, payload: bytes, stream: RpcStream) -> None:
         ask = _read(peer, payload)
-        image = self.led(GroupId(ask.group)).slot_image(Slot(ask.slot), ask.epoch)
+        image = self._led(GroupId(ask.group)).slot_image(Slot(ask.slot), ask.epoch)
         async with aclosing(image_stream(image)) as parts:
             async for part in parts:
                 await stream.send(_encode(part))
@@ -91,11 +81,10 @@ def _read(peer: Peer, payload: bytes) -> _Ask:
 class MoveCalls:
     """Implements `moves.MoveGroups`."""
 
-    def __init__(self, groups: ClusterGroups, leaders: Leaders, rpc: Rpc, host: MoveHost) -> None:
+    def __init__(self, groups: ClusterGroups, rpc: Rpc) -> None:
         self._groups = groups
-        self._leaders = leaders
+        self._leaders = groups.leaders
         self._rpc = rpc
-        self._host = host
 
     async def catalog(self) -> CatalogView:
         await self._groups.refresh_catalog()
@@ -114,7 +103,7 @@ class MoveCalls:
     async def slot(self, group: GroupId, slot: Slot) -> SlotRecord | None:
         async def ask(node: int) -> SlotRecord | None:
             if node == self._leaders.node:
-                return await self._host.led(group).slot(slot)
+                return await self._groups.led(group).slot(slot)
             return _record_in.decode(await self._call(node, SLOT, _Ask(group, slot)))
 
         return await self._leaders.ask(lambda: group, ask, twice=True)
@@ -122,7 +111,7 @@ class MoveCalls:
     async def purge(self, group: GroupId, slot: Slot, epoch: int, attempt: int | None) -> bool:
         async def ask(node: int) -> bool:
             if node == self._leaders.node:
-                return await self._host.led(group).purge_slot(slot, epoch, attempt=attempt)
+                return await self._groups.led(group).purge_slot(slot, epoch, attempt=attempt)
             return await self._call(node, PURGE, _Ask(group, slot, epoch, attempt)) == b"\x01"
 
         return await self._leaders.ask(lambda: group, ask, twice=True)
@@ -137,7 +126,7 @@ class MoveCalls:
         if leader is None:
             raise NotLeader(group, None)
         if leader == self._leaders.node:
-            image = self._host.led(group).slot_image(slot, epoch)
+            image = self._groups.led(group).slot_image(slot, epoch)
             async with aclosing(image_stream(image)) as parts:
                 async for part in parts:
                     yield part

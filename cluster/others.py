@@ -64,9 +64,8 @@ def others_of(settings: Settings, replicas: Replicas, clock: Clock) -> Others | 
     )
     replicas.on_catalog.append(lambda _: groups.catalog_watch.changed())
     rows = _gathered(settings, replicas, groups, leaders, peers)
-    moving = MoveHost(replicas.replicas, leaders)
-    moving.serve(peers)
-    calls = MoveCalls(groups, leaders, peers, moving)
+    MoveHost(groups).serve(peers)
+    calls = MoveCalls(groups, peers)
     replicas.allows_reads = calls.allows_reads
     moves = Moves(calls, lambda: replicas.replicas[META_GROUP].leads, clock, MoveSettings())
 

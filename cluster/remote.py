@@ -163,7 +163,8 @@ class ClusterGroups(LocalGroups):
         service.on_call(META_VERSION, self._on_meta_version)
         service.on_call(RECALL, self._on_recall)
 
-    def _led(self, group: GroupId) -> Replica:
+    def led(self, group: GroupId) -> Replica:
+        """For who asks the leader. Raises NotLeader, which names another if one is known."""
         replica = self._replicas.get(group)
         if replica is None or not replica.leads:
             leader = self.leaders.of(group)
@@ -173,18 +174,18 @@ class ClusterGroups(LocalGroups):
     async def _on_write(self, peer: Peer, payload: bytes) -> bytes:
         group, work, tag = decode_write(payload)
         check_from_node(peer, work)
-        outcome = await self._led(group).write(work, tag)
+        outcome = await self.led(group).write(work, tag)
         return encode_written(outcome, self.catalog.version)
 
     async def _on_meta_version(self, peer: Peer, payload: bytes) -> bytes:
-        barrier = self._led(META_GROUP).barrier()
+        barrier = self.led(META_GROUP).barrier()
         if barrier is not None:
             await barrier
         return self.catalog.version.to_bytes(8, "big")
 
     async def _on_recall(self, peer: Peer, payload: bytes) -> bytes:
         group, tag = decode_recall(payload)
-        outcome = await recalled(self._led(group), tag)
+        outcome = await recalled(self.led(group), tag)
         return b"" if outcome is None else encode_written(outcome, self.catalog.version)
 
 

@@ -30,6 +30,7 @@ from cluster.raft.driver import drive
 from cluster.raft.group import Group
 from cluster.raft.hub import Hub as RaftHub
 from cluster.raft.wal import Wal
+from cluster.remote import LEASE_S
 from cluster.rpc.addresses import peer_addresses
 from cluster.rpc.handshake import Identity, MayJoin
 from cluster.rpc.peers import LinkSettings, Peers
@@ -58,7 +59,6 @@ log: Any = structlog.get_logger("node")
 EXIT_CORRUPTION = 71
 LEADERS_TIMEOUT_S = 60.0
 STEP_ASIDE_S = 3.0
-UNHEARD_S = 5.0  # then what is known of the catalog is too old to answer from
 NEAR = 1000  # entries behind
 PURGE_KEYS = 2000
 
@@ -165,7 +165,7 @@ class Replicas:
         if leaderless:
             named = ", ".join(map(str, leaderless))
             return NodeStatus(False, f"no leader for groups {named}")
-        if self.peers is not None and self.logs[META_GROUP].heard_age_s() > UNHEARD_S:
+        if self.peers is not None and self.logs[META_GROUP].heard_age_s() > LEASE_S:
             return NodeStatus(False, "the leader of the meta group is not heard")
         if not self.serving or not founded(self.replicas[META_GROUP].catalog):
             return NodeStatus(False, "starting")

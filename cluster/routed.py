@@ -14,7 +14,6 @@ id. What a request defined is in this process's catalog before its answer leaves
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -34,6 +33,8 @@ from kalamdb.model.catalog import DEFAULT_NAMESPACE, CatalogView
 from kalamdb.model.ids import META_GROUP, GroupId
 from kalamdb.model.principal import Principal
 from kalamdb.session import answers
+from kalamdb.session.data import off_loop
+from kalamdb.session.prepared import TEXT_LENGTH_MAX
 from kalamdb.session.reply import Reply
 from kalamdb.session.run import Conversation, Done, Piece, SqlRequest
 from kalamdb.session.run import written as written_result
@@ -55,8 +56,6 @@ from kalamdb.sql.statement import Begin, Statement
 CALL_S = 3600.0
 """A node ends its own statements; a link that is dead is noticed by itself."""
 ROUTES_MAX = 5000
-TEXT_LENGTH_MAX = 16_384
-INLINE_TEXT_LENGTH_MAX = 8 << 10
 
 T = TypeVar("T")
 
@@ -139,17 +138,13 @@ class RoutedSession:
     # ---- ways -----------------------------------------------------------------------------------
 
     async def _find(self, text: str, namespace: str) -> Route:
-        if len(text) <= INLINE_TEXT_LENGTH_MAX:
-            statements = parse(text)
-        else:
-            loop = asyncio.get_running_loop()
-            statements = await loop.run_in_executor(None, parse, text)
-        version, target = self._catalog.catalog.version, None
+        statements = await off_loop(text, lambda: parse(text))
+        version, target = self.catalog_version, None
         if len(statements) == 1:
             target = await self._seen(
                 lambda: target_of(statements[0], self._catalog.catalog, namespace)
             )
-            version = self._catalog.catalog.version
+            version = self.catalog_version
         route = Route(version, statements, target)
         if len(text) <= TEXT_LENGTH_MAX:
             if len(self._routes) >= ROUTES_MAX:
@@ -187,10 +182,7 @@ class RoutedSession:
             return self._group(target, principal)
 
         async def ask(node: int) -> Reply:
-            if node == self._node:
-                assert self._local is not None
-                return await self._local.execute(principal, request)
-            return await self._sql_at(node, principal, request)
+            return await self._at(node, principal, request)
 
         reply = await self._leaders.ask(group_of, ask, twice=twice)
         if target.where is Where.META:
@@ -205,7 +197,10 @@ class RoutedSession:
         except (Unavailable, Indeterminate):
             return None
 
-    async def _sql_at(self, node: int, principal: Principal, request: SqlRequest) -> Reply:
+    async def _at(self, node: int, principal: Principal, request: SqlRequest) -> Reply:
+        if node == self._node:
+            assert self._local is not None
+            return await self._local.execute(principal, request)
         message = encode_sql(principal, request, self.catalog_version)
         reply = await self._rpc.ask(node, SQL, message, CALL_S)
         return reply if isinstance(reply, bytes) else RelayedStream(reply)
@@ -257,7 +252,7 @@ class RoutedSession:
             if node == self._node:
                 assert self._local is not None
                 return await self._local.piece(principal, request, piece)
-            message = encode_sql(principal, request, self._catalog.catalog.version, piece)
+            message = encode_sql(principal, request, self.catalog_version, piece)
             reply = await self._rpc.ask(node, PIECE, message, CALL_S)
             done, version = decode_done(await joined(reply))
             if target.where is Where.META:
@@ -286,12 +281,6 @@ class RoutedSession:
             lambda node: self._at(node, principal, request),
             twice=False,
         )
-
-    async def _at(self, node: int, principal: Principal, request: SqlRequest) -> Reply:
-        if node == self._node:
-            assert self._local is not None
-            return await self._local.execute(principal, request)
-        return await self._sql_at(node, principal, request)
 
     async def transaction_target(self, text: str, namespace: str) -> Target:
         """Where a transaction that begins with this text belongs."""

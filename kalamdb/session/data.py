@@ -73,22 +73,18 @@ class DataStatements:
             check_params(run.request.params, self._limits)
         return prepared
 
-    async def off_loop(self, run: Run, work: Callable[[], T]) -> T:
-        """Reading and binding a long text takes up to a second: in a thread, others go on."""
-        if len(run.request.sql) <= INLINE_TEXT_LENGTH_MAX:
-            return work()
-        return await asyncio.get_running_loop().run_in_executor(None, work)
-
     async def prepare(self, run: Run, statement: Data, text: str | None) -> Prepared:
         """Bind `statement`; kept by text when it is a request of its own."""
         catalog, namespace = run.reads.catalog, run.namespace
         try:
-            prepared = await self.off_loop(run, lambda: prepare(statement, catalog, namespace))
+            prepared = await off_loop(
+                run.request.sql, lambda: prepare(statement, catalog, namespace)
+            )
         except StatementFailed:
             ahead = catalog.ahead()  # it may name what only the groups know of yet
             if ahead is catalog:
                 raise
-            prepared = await self.off_loop(run, lambda: prepare(statement, ahead, namespace))
+            prepared = await off_loop(run.request.sql, lambda: prepare(statement, ahead, namespace))
         if text is not None:
             self._prepared.put(text, run.namespace, prepared)
         return prepared
@@ -226,6 +222,13 @@ class DataStatements:
         )
         outcome = await run.writes.write(work.partition, work, tag_of(run))
         return _written(_verb(bound), prepared, outcome, env.principal.user)
+
+
+async def off_loop(text: str, work: Callable[[], T]) -> T:
+    """Reading and binding a long text takes up to a second: in a thread, others go on."""
+    if len(text) <= INLINE_TEXT_LENGTH_MAX:
+        return work()
+    return await asyncio.get_running_loop().run_in_executor(None, work)
 
 
 def _verb(bound: ChangePlan | EngineChangePlan | InsertSelectPlan) -> str:

@@ -27,7 +27,7 @@ from kalamdb.query import far
 from kalamdb.query.engine_pool import EnginePool
 from kalamdb.session import answers, introspect, permissions
 from kalamdb.session.cluster_statements import ClusterStatements
-from kalamdb.session.data import DataStatements
+from kalamdb.session.data import DataStatements, off_loop
 from kalamdb.session.ddl import Definitions
 from kalamdb.session.node_statements import NodeStatement, NodeStatements
 from kalamdb.session.oversight import Oversight
@@ -171,7 +171,7 @@ class Session:
         return enveloped(results, took_ms, self._limits.result_stall_s)
 
     async def _batch(self, run: Run) -> list[Result]:
-        statements = await self._data.off_loop(run, lambda: parse.parse(run.request.sql))
+        statements = await off_loop(run.request.sql, lambda: parse.parse(run.request.sql))
         if run.request.params is not None:
             check_params(run.request.params, self._limits)
             if len(statements) > 1 and run.request.params:
@@ -205,7 +205,7 @@ class Session:
         """
         run = Run(principal, request, piece.namespace, self._groups)
         run.reads = self._reads(request, STALE if piece.stale else None)
-        statements = await self._data.off_loop(run, lambda: parse.parse(request.sql))
+        statements = await off_loop(request.sql, lambda: parse.parse(request.sql))
         run.ahead = statements
         try:
             async with self._closed_at_end(run):
@@ -298,7 +298,7 @@ class Session:
             try:
                 transaction = self._control.transactions.find(request.transaction_id, principal)
             except UnknownTransaction:
-                statements = await self._data.off_loop(run, lambda: parse.parse(request.sql))
+                statements = await off_loop(request.sql, lambda: parse.parse(request.sql))
                 return answers.envelope(
                     [await self._control.committed_before(run, statements)], 0.0
                 )
@@ -341,7 +341,7 @@ class Session:
     async def _kept_results(self, run: Run) -> list[Result]:
         if run.request.transaction_id == NEW:
             self._control.check_begins(
-                await self._data.off_loop(run, lambda: parse.parse(run.request.sql))
+                await off_loop(run.request.sql, lambda: parse.parse(run.request.sql))
             )
         prepared = self._data.find(run, self._groups.catalog)
         if prepared is None:

@@ -97,7 +97,7 @@ class DataNode(Member):
         ImageHost(replicas).serve(self.links)
         self._feed.serve(self.links)
         self._open_live(leaders, groups, ids)
-        self._open_moves(leaders, groups)
+        self._open_moves(groups)
         self.wake()
 
     def _open_group(self, number: int, voters: tuple[int, ...]) -> None:
@@ -169,11 +169,10 @@ class DataNode(Member):
         self.live = live_services(groups, hubs.here, self.clock, ids, relay)
         self.run(keep_relay(relay, self.loop))
 
-    def _open_moves(self, leaders: Leaders, groups: ClusterGroups) -> None:
+    def _open_moves(self, groups: ClusterGroups) -> None:
         replicas = cast("dict[GroupId, Replica]", self.replicas)
-        host = MoveHost(replicas, leaders)
-        host.serve(self.links)
-        calls = SlowMoves(self, groups, leaders, host)
+        MoveHost(groups).serve(self.links)
+        calls = SlowMoves(self, groups)
         self._allows_reads = calls.allows_reads
         meta = replicas[META_GROUP]
         self.moves = Moves(calls, lambda: meta.leads, self.clock, self.move_settings)
@@ -221,10 +220,8 @@ class DataNode(Member):
 class SlowMoves(MoveCalls):
     """A driver of moves that takes its time before some of its commands."""
 
-    def __init__(
-        self, node: DataNode, groups: ClusterGroups, leaders: Leaders, host: MoveHost
-    ) -> None:
-        super().__init__(groups, leaders, node.links, host)
+    def __init__(self, node: DataNode, groups: ClusterGroups) -> None:
+        super().__init__(groups, node.links)
         self._node = node
 
     async def write(self, group: GroupId, work: Work) -> Outcome:
