@@ -16,7 +16,7 @@ from cluster import placement
 from cluster.membership import GroupView, MemberGroups
 from cluster.placement import SlotMove, Wish
 from kalamdb.cluster_errors import NodeNeeded, NoSuchMember, UnknownNode
-from kalamdb.errors import InvalidStatement, KalamError, Unavailable
+from kalamdb.errors import InvalidStatement, KalamError, Unavailable, Unsupported
 from kalamdb.model.catalog import CatalogView, NodeState, Placement
 from kalamdb.model.ids import SLOTS, GroupId, NodeId, Slot, TenantId, slot_of, tenant_partition
 from kalamdb.model.work import DrainNode, PutMembers, PutNode, PutReplication, RemoveNode
@@ -54,10 +54,10 @@ class MovesSlots(Protocol):
 
 
 class NoSlotMoves:
-    """Of a cluster whose slots never left their groups: there is nothing to even out."""
+    """Of a session that belongs to no node."""
 
     async def begin(self, move: SlotMove) -> None:
-        raise Unavailable(f"slot {move.slot} cannot be moved from this node")
+        raise Unsupported("moving slots", "this session belongs to no node")
 
 
 @dataclass(frozen=True, slots=True)

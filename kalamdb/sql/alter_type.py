@@ -31,7 +31,7 @@ def changed_type(table: TableDef, column: Column, syntax: TypeSyntax) -> TableDe
     """
     if syntax.serial:
         raise Unsupported("ALTER COLUMN … TYPE SERIAL", "write SET DEFAULT SNOWFLAKE_ID()")
-    if not _is_lossless(column.type, syntax.type):
+    if not is_lossless(column.type, syntax.type):
         raise Unsupported(
             f"changing {column.type.sql} to {syntax.type.sql}",
             "add a column, fill it by UPDATE, drop the old one",
@@ -54,7 +54,7 @@ def changed_type(table: TableDef, column: Column, syntax: TypeSyntax) -> TableDe
     return replace(made, checks=(*kept, *wanted))
 
 
-def _is_lossless(old: ColumnType, new: ColumnType) -> bool:
+def is_lossless(old: ColumnType, new: ColumnType) -> bool:
     if old == new:
         return True
     if old.kind is Kind.DECIMAL and new.kind is Kind.DECIMAL:
